@@ -1,0 +1,3305 @@
+// minimind.c - a language model in one C file: every layer, every gradient, every stage.
+//
+// MiniMind (https://github.com/jingyaogong/minimind) is a small Chinese-English language model that
+// people train to learn how a modern one works. In PyTorch the part worth understanding happens
+// inside a library. Here nothing does: this file computes the forward pass, the backward pass, the
+// optimiser and the sampling with loops you can read and step through in a debugger.
+//
+//     cc -O3 -march=native -o minimind minimind.c -lm      (add -fopenmp to use all cores)
+//     ./minimind                                           makes a tiny world and learns it
+//
+// It refuses to be a framework: no graph, no autograd, no library but libc and libm. A layer is a
+// function; its gradient is the function right below it.
+//
+// THE MODEL. A decoder-only transformer of the Llama / Qwen3 family. With the sizes of the preset
+// minimind3 (C = 768, H = 8, KV = 4, D = 96, F = 2432, V = 6400, L = 8), one block computes
+//
+//     x (T, 768) --+--> RMSNorm --> q (T, 8, 96), k and v (T, 4, 96) --> norm and rotate q and k
+//                  |    --> causal attention (query heads 2j and 2j + 1 read key/value head j)
+//                  |    --> o_proj (T, 768) --+
+//                  +--------------------------+--> x_mid --+--> RMSNorm
+//                       --> down(silu(gate(x)) * up(x)), inner width 2432 --+
+//                                                          +----------------+--> x of the next block
+//
+// Before the first block stands the embedding (V, C), after the last one an RMSNorm and the same
+// embedding again, read as the output matrix ("tied"). In a mixture of experts (MoE) the last line
+// exists E times, and a router sends every token to K of them.
+//
+// THE LETTERS, used everywhere, in shapes as well as in names:
+//
+//     B  sequences in a batch     H   query heads             F  inner width of a feed-forward
+//     T  tokens in a sequence     KV  key/value heads         E  routed experts
+//     N  rows, B * T              G   H / KV, queries a key   K  experts a token
+//     C  hidden size              D   head_dim                V  vocabulary size, L layers
+//
+// THE CONVENTIONS, stated once:
+//   - Arrays are row-major; a shape in a comment lists the slowest index first.
+//   - A weight is (out, in), as in PyTorch: y = x W^T.
+//   - dx means d loss / d x. Weight gradients are added to (+=): what zeroes them is the optimiser
+//     step. Every other gradient says at its function whether it is added or overwritten.
+//   - RoPE turns component i together with component i + D/2 ("half split", as Llama's weights).
+//   - Labels are shifted in exactly one place: data_fill() sets target[t] = ids[t + 1].
+//   - The forward pass ends in logp, the log-probability of each target. An objective is a
+//     function of logp alone; it returns the loss and fills dlogp, where the backward pass starts.
+//   - The same seed gives the same bits on the same machine, whatever the number of threads: every
+//     output has one owner, and no sum depends on how the work was split.
+//
+// THE CONTENTS. Search for "// ====" to walk through the chapters; main() at the end lists the
+// commands. tokenizer.c holds the text layer: helpers, JSON, byte-pair encoding.
+
+#define MINIMIND
+#include "tokenizer.c"
+#include <inttypes.h>
+#include <math.h>
+#include <signal.h>
+#include <stddef.h>
+#include <time.h>
+
+// A compiler without OpenMP need not mention that it skips the "#pragma omp" lines.
+#pragma GCC diagnostic ignored "-Wunknown-pragmas"
+
+static int n_threads = 1; // every parallel loop says num_threads(n_threads); set by --threads
+
+static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
+static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
+// =================================================================================================
+// The matrix product
+//
+// A language model spends nine tenths of its time on three products, all of one layer y = x w^T
+// with x (n, in), w (out, in), y (n, out):
+//
+//     forward          y  (n, out)  = x    (n, in)   * w^T (in, out)
+//     input gradient   dx (n, in)   = dy   (n, out)  * w   (out, in)
+//     weight gradient  dw (out, in) = dy^T (out, n)  * x   (n, in)
+//
+// They differ only in which operand is read transposed. So there is one product, c = a b, and its
+// operands are views: a pointer and two strides. The definition is the triple loop
+//
+//     for i < M, j < N, k < K:  c[i][j] += a[i][k] * b[k][j]
+//
+// but as written it waits for memory: each multiplication loads two numbers. The remedy is to keep
+// an MR x NR block of c in registers and to walk along k, where MR + NR loads feed MR * NR
+// multiplications (the method of Goto and van de Geijn, "Anatomy of High-Performance Matrix
+// Multiplication", 2008):
+//
+//                    b  NR columns                 The panels are copied ("packed") first so that
+//                       +----+                     the loop reads both of them straight through.
+//                       |    | k runs down         Blocks of b, KC x NC, are packed once and used
+//            a          |    |                     for all of a; blocks of a, MC x KC, stay in the
+//         k runs right  +----+                     second-level cache; one panel of b, KC x NR, in
+//      MR +-----------+ +----+                     the first-level cache.
+//         |           | |acc | MR x NR
+//         +-----------+ +----+
+// =================================================================================================
+
+// Block sizes by measurement, with gcc and with clang. A neighbour can be twenty times slower: MR x
+// NR must be so shaped that a compiler keeps all of it in vector registers.
+#ifdef __AVX512F__
+enum { MR = 8, NR = 48 };
+#else
+enum { MR = 4, NR = 24 };
+#endif
+enum { MC = 96, KC = 256, NC = 960, THIN = 8 };
+
+// A matrix to be read: element (i, j) stands at at[i * row + j * col].
+typedef struct {
+    const float *at;
+    size_t row, col;
+} View;
+
+static View plain(const float *x, size_t width) { return (View){x, width, 1}; }
+static View transposed(const float *x, size_t width) { return (View){x, 1, width}; }
+static View flip(View v) { return (View){v.at, v.col, v.row}; }
+static View part(View v, size_t i, size_t j) {
+    return (View){v.at + i * v.row + j * v.col, v.row, v.col};
+}
+
+// The sum is kept in 32 lanes, each with its own order of additions: a compiler may then use vector
+// registers without being allowed to reorder sums (that would take -ffast-math).
+static float dot(const float *a, const float *b, size_t n) {
+    enum { LANES = 32 };
+    float lane[LANES] = {0}, sum = 0;
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (size_t j = 0; j < LANES; j++) lane[j] += a[i + j] * b[i + j];
+    for (; i < n; i++) sum += a[i] * b[i];
+    for (size_t j = 0; j < LANES; j++) sum += lane[j];
+    return sum;
+}
+
+// Copies rows x K of v into panels of R rows, each stored (K, R); a last narrow panel is filled up
+// with zeros, so that the inner loop never has to ask how wide it is.
+static inline void pack(float *to, View v, size_t rows, size_t K, const size_t R) {
+    for (size_t i0 = 0; i0 < rows; i0 += R, to += R * K) {
+        size_t n = min_size(R, rows - i0);
+        View p = part(v, i0, 0);
+        if (n < R) memset(to, 0, R * K * sizeof *to);
+        if (p.row == 1 && n == R)
+            for (size_t k = 0; k < K; k++)
+                for (size_t i = 0; i < R; i++) to[k * R + i] = p.at[k * p.col + i];
+        else
+            for (size_t i = 0; i < n; i++)
+                for (size_t k = 0; k < K; k++) to[k * R + i] = p.at[i * p.row + k * p.col];
+    }
+}
+
+// The whole arithmetic: block (MR, NR) = panel a (K, MR) times panel b (K, NR).
+static void multiply_panels(float *block, const float *a, const float *b, size_t K) {
+    float acc[MR][NR] = {{0}};
+    for (size_t k = 0; k < K; k++)
+        for (size_t i = 0; i < MR; i++)
+            for (size_t j = 0; j < NR; j++) acc[i][j] += a[k * MR + i] * b[k * NR + j];
+    memcpy(block, acc, sizeof acc);
+}
+
+// c (M, N), rows ldc apart: c = a b, or c += a b if add. One thread.
+static void gemm_blocked(size_t M, size_t N, size_t K, View a, View b, float *c, size_t ldc,
+                         bool add) {
+    static _Thread_local float packed_a[MC * KC], packed_b[KC * NC], block[MR * NR];
+    for (size_t j0 = 0; j0 < N; j0 += NC)
+        for (size_t k0 = 0; k0 < K; k0 += KC) {
+            size_t nc = min_size(NC, N - j0), kc = min_size(KC, K - k0);
+            bool keep = add || k0 > 0;
+            pack(packed_b, flip(part(b, k0, j0)), nc, kc, NR);
+            for (size_t i0 = 0; i0 < M; i0 += MC) {
+                size_t mc = min_size(MC, M - i0);
+                pack(packed_a, part(a, i0, k0), mc, kc, MR);
+                for (size_t j = 0; j < nc; j += NR)
+                    for (size_t i = 0; i < mc; i += MR) {
+                        multiply_panels(block, packed_a + i * kc, packed_b + j * kc, kc);
+                        size_t rows = min_size(MR, mc - i), cols = min_size(NR, nc - j);
+                        for (size_t r = 0; r < rows; r++) {
+                            float *to = c + (i0 + i + r) * ldc + j0 + j;
+                            const float *from = block + r * NR;
+                            if (keep) for (size_t s = 0; s < cols; s++) to[s] += from[s];
+                            else memcpy(to, from, cols * sizeof *to);
+                        }
+                    }
+            }
+        }
+}
+
+// The same for a few rows of a, as when one token is decoded: packing b would cost more than the
+// product itself, so every element of b is read once, where it stands.
+static void gemm_thin(size_t M, size_t N, size_t K, View a, View b, float *c, size_t ldc, bool add) {
+    if (!add)
+        for (size_t i = 0; i < M; i++) memset(c + i * ldc, 0, N * sizeof *c);
+    if (b.row == 1 && a.col == 1)
+        for (size_t j = 0; j < N; j++)
+            for (size_t i = 0; i < M; i++)
+                c[i * ldc + j] += dot(a.at + i * a.row, b.at + j * b.col, K);
+    else
+        for (size_t k = 0; k < K; k++)
+            for (size_t i = 0; i < M; i++) {
+                float s = a.at[i * a.row + k * a.col];
+                for (size_t j = 0; j < N; j++) c[i * ldc + j] += s * b.at[k * b.row + j * b.col];
+            }
+}
+
+static void gemm(size_t M, size_t N, size_t K, View a, View b, float *c, size_t ldc, bool add) {
+    (M < THIN ? gemm_thin : gemm_blocked)(M, N, K, a, b, c, ldc, add);
+}
+
+// The same with all threads: c is cut into a grid of one block a thread, as square as it gets. An
+// element's sum runs over k in the same order wherever the cuts are, so its bits do not change.
+static void matmul(size_t M, size_t N, size_t K, View a, View b, float *c, bool add) {
+    size_t rows = 1;
+    for (size_t r = 2; r <= (size_t)n_threads; r++)
+        if (n_threads % r == 0 && M / r + N * r / n_threads < M / rows + N * rows / n_threads)
+            rows = M < THIN ? 1 : r;
+    size_t cols = n_threads / rows;
+    size_t m = round_up((M + rows - 1) / rows, MR), n = round_up((N + cols - 1) / cols, NR);
+    #pragma omp parallel for num_threads(n_threads) if (M * N * K > 100000)
+    for (size_t p = 0; p < rows * cols; p++) {
+        size_t i = p / cols * m, j = p % cols * n;
+        if (i >= M || j >= N) continue;
+        // thin or blocked is decided by M, never by a part of it: the two round differently
+        (M < THIN ? gemm_thin : gemm_blocked)(min_size(m, M - i), min_size(n, N - j), K,
+                                              part(a, i, 0), part(b, 0, j), c + i * N + j, N, add);
+    }
+}
+
+// y (n, out) = x (n, in) w^T, w (out, in); y += with add.
+static void matmul_forward(float *y, const float *x, const float *w, size_t n, size_t in,
+                           size_t out, bool add) {
+    matmul(n, out, in, plain(x, in), transposed(w, in), y, add);
+}
+
+// y = x w^T, so dx = dy w and dw = dy^T x:
+//     y[n][o] = sum_i x[n][i] w[o][i]   gives   dx[n][i] = sum_o dy[n][o] w[o][i]
+//                                       and     dw[o][i] = sum_n dy[n][o] x[n][i]
+// dw (out, in) is added to; dx (n, in) is overwritten, or added to with add. It comes last, so that
+// it may be written over x.
+static void matmul_backward(float *dx, float *dw, const float *dy, const float *x, const float *w,
+                            size_t n, size_t in, size_t out, bool add) {
+    matmul(out, in, n, transposed(dy, out), plain(x, in), dw, true);
+    matmul(n, in, out, plain(dy, out), plain(w, in), dx, add);
+}
+
+// =================================================================================================
+// Layers
+//
+// Each forward pass has its backward pass right below it, and the comment between them derives the
+// second from the first. What a backward pass needs beyond its inputs, the forward pass keeps.
+// =================================================================================================
+
+// Memory that a thread uses between two loops and nobody else sees; at least n floats, kept until
+// the program ends.
+static float *scratch(size_t n) {
+    static _Thread_local float *memory;
+    static _Thread_local size_t size;
+    if (n > size) memory = xrealloc(memory, size = round_up(n, 1024), sizeof *memory);
+    return memory;
+}
+
+// A float's bits as an integer, and back. Comparing bits needs no branch, so it vectorises.
+static inline int32_t bits_of(float x) {
+    int32_t i;
+    memcpy(&i, &x, sizeof i);
+    return i;
+}
+
+static inline float float_of(int32_t bits) {
+    float x = 0;
+    memcpy(&x, &bits, sizeof bits);
+    return x;
+}
+
+// e^x to float accuracy in a form that compilers turn into vector code, which a call of expf is not:
+//     e^x = 2^n e^r  with  n = round(x / ln 2), so |r| <= ln 2 / 2,  e^r by its series to r^7 / 7!
+// ln 2 is subtracted in two parts, the first exact in few bits, so that r keeps its digits. 2^n is
+// applied in two steps because n runs from -150 to 150, past the range of one float's exponent: that
+// is how results become denormal, 0 or infinite by themselves.
+static inline float fast_exp(float x) {
+    if (sizeof(float) == 8) return expf(x); // a build with -Dfloat=double wants all its digits
+    int32_t bits = bits_of(x), size = bits & 0x7FFFFFFF, limit = bits_of(104.0f);
+    float y = float_of((size < limit ? size : limit) | (bits ^ size)); // x, at most 104 from 0
+    float shifted = y * 1.44269504f + 12582912.0f; // 1.5 * 2^23: no bits are left for a fraction
+    float n = shifted - 12582912.0f, r = y - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.0f / 5040;
+    p = p * r + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    int32_t whole = bits_of(shifted) - bits_of(12582912.0f), half = whole >> 1;
+    p = p * float_of((half + 127) << 23) * float_of((whole - half + 127) << 23);
+    int32_t nan = (0x7F800000 - size) >> 31; // all ones if x is not a number, else 0
+    return float_of((bits & nan) | (bits_of(p) & ~nan));
+}
+
+static float row_max(const float *x, size_t n) {
+    enum { LANES = 16 };
+    float lane[LANES], max = x[0];
+    size_t i = 0;
+    for (size_t j = 0; j < LANES; j++) lane[j] = x[0];
+    for (; i + LANES <= n; i += LANES)
+        for (size_t j = 0; j < LANES; j++) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
+    for (; i < n; i++) max = x[i] > max ? x[i] : max;
+    for (size_t j = 0; j < LANES; j++) max = lane[j] > max ? lane[j] : max;
+    return max;
+}
+
+// y = e^(x - shift), returns the sum. y may be x.
+static float row_exp(float *y, const float *x, size_t n, float shift) {
+    enum { LANES = 16 };
+    float lane[LANES] = {0}, sum = 0;
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (size_t j = 0; j < LANES; j++) lane[j] += y[i + j] = fast_exp(x[i + j] - shift);
+    for (; i < n; i++) sum += y[i] = fast_exp(x[i] - shift);
+    for (size_t j = 0; j < LANES; j++) sum += lane[j];
+    return sum;
+}
+
+// y = softmax(x): subtracting the maximum changes nothing but keeps e^x in range. y may be x.
+static void softmax_row(float *y, const float *x, size_t n) {
+    float sum = row_exp(y, x, n, row_max(x, n));
+    for (size_t i = 0; i < n; i++) y[i] /= sum;
+}
+
+// ---- embedding ----------------------------------------------------------------------------------
+
+// x (N, C): row n is the row ids[n] of embed (V, C).
+static void embedding_forward(float *x, const int *ids, const float *embed, size_t N, size_t C) {
+    for (size_t n = 0; n < N; n++) memcpy(x + n * C, embed + ids[n] * C, C * sizeof *x);
+}
+
+// x[n] = embed[ids[n]], so dembed[v] += the sum of dx[n] over all n with ids[n] = v. The same token
+// stands in many rows: a thread owns columns, not rows, and no two ever add to the same number.
+static void embedding_backward(float *dembed, const int *ids, const float *dx, size_t N, size_t C) {
+    enum { STRIPE = 64 };
+    #pragma omp parallel for num_threads(n_threads)
+    for (size_t c0 = 0; c0 < C; c0 += STRIPE)
+        for (size_t n = 0; n < N; n++)
+            for (size_t c = c0; c < min_size(c0 + STRIPE, C); c++)
+                dembed[ids[n] * C + c] += dx[n * C + c];
+}
+
+// ---- RMSNorm (Zhang and Sennrich 2019) ----------------------------------------------------------
+
+// y[c] = w[c] x[c] rstd  with  rstd = 1 / sqrt(mean(x^2) + eps), for each row of x (n, C). Keeps
+// rstd (n).
+static void rmsnorm_forward(float *y, float *rstd, const float *x, const float *w, size_t n,
+                            size_t C, float eps) {
+    #pragma omp parallel for num_threads(n_threads) if (n * C > 10000)
+    for (size_t i = 0; i < n; i++) {
+        const float *x_i = x + i * C;
+        float r = 1.0f / sqrtf(dot(x_i, x_i, C) / C + eps);
+        for (size_t c = 0; c < C; c++) y[i * C + c] = w[c] * (x_i[c] * r);
+        rstd[i] = r;
+    }
+}
+
+// y[c] = w[c] x[c] r. The x of one row meet twice: as themselves and inside r. With
+//     r = (mean(x^2) + eps)^(-1/2)   it is   dr/dx[c] = -r^3 x[c] / C
+// and so
+//     dx[c] = r w[c] dy[c]  -  r^3 x[c] / C * sum_j dy[j] w[j] x[j]
+//     dw[c] = sum over rows of dy[c] x[c] r
+// dx (n, C) is added to: in a block it is the residual stream's gradient. dw (C) is added to; its
+// sum over rows is cut into a fixed number of pieces, so that it does not depend on n_threads.
+static void rmsnorm_backward(float *dx, float *dw, const float *dy, const float *x, const float *w,
+                             const float *rstd, size_t n, size_t C) {
+    enum { PIECES = 16 };
+    float *dw_piece = scratch(PIECES * C); // (PIECES, C)
+    memset(dw_piece, 0, PIECES * C * sizeof *dw_piece);
+    #pragma omp parallel for num_threads(n_threads) if (n * C > 10000)
+    for (size_t p = 0; p < PIECES; p++)
+        for (size_t i = n * p / PIECES; i < n * (p + 1) / PIECES; i++) {
+            const float *x_i = x + i * C, *dy_i = dy + i * C;
+            float *dx_i = dx + i * C, *dw_p = dw_piece + p * C;
+            float r = rstd[i], lane[8] = {0}, sum = 0;
+            size_t c = 0;
+            for (; c + 8 <= C; c += 8)
+                for (size_t j = 0; j < 8; j++) lane[j] += dy_i[c + j] * w[c + j] * x_i[c + j];
+            for (; c < C; c++) sum += dy_i[c] * w[c] * x_i[c];
+            for (size_t j = 0; j < 8; j++) sum += lane[j];
+            float shared = r * r * r / C * sum;
+            for (c = 0; c < C; c++) {
+                dx_i[c] += r * w[c] * dy_i[c] - shared * x_i[c];
+                dw_p[c] += dy_i[c] * x_i[c] * r;
+            }
+        }
+    for (size_t p = 0; p < PIECES; p++)
+        for (size_t c = 0; c < C; c++) dw[c] += dw_piece[p * C + c];
+}
+
+// ---- rotary positions (RoPE, Su et al. 2021) and the split into heads ---------------------------
+
+// One of q, k, v leaves its projection as rows of heads, (B, T, KV * G, D): G = H / KV for q, 1 for k
+// and v. Attention wants everything of one key/value head together: (slots, KV, room, G, D), where
+// slots = B and room = T in training. In a KV cache there is more room than T, sequence b lies in
+// slot[b], and its first new token stands at time start[b].
+typedef struct {
+    size_t B, T, KV, G, D, room;
+    const int *slot, *start; // (B), or NULL: sequence b in slot b, from time 0
+    const float *cos, *sin;  // (positions, D / 2) to rotate by, or NULL: v is not rotated
+} Heads;
+
+static size_t heads_at(const Heads *h, size_t b, size_t t, size_t kv, size_t g) {
+    size_t slot = h->slot ? (size_t)h->slot[b] : b;
+    return (((slot * h->KV + kv) * h->room + t) * h->G + g) * h->D;
+}
+
+static int first_position(const int *start, size_t b) { return start ? start[b] : 0; }
+
+// y = rotated x: each pair (x[i], x[i + D/2]) is turned by the angle position * frequency[i]. After
+// it q . k depends on the two positions only through their difference. direction = -1 turns back.
+static void rotate(float *y, const float *x, const float *cos, const float *sin, size_t D,
+                   float direction) {
+    for (size_t i = 0, j = D / 2; i < D / 2; i++, j++) {
+        float x_i = x[i], x_j = x[j], s = direction * sin[i];
+        y[i] = x_i * cos[i] - x_j * s;
+        y[j] = x_j * cos[i] + x_i * s;
+    }
+}
+
+// out (slots, KV, room, G, D) = in (B, T, KV, G, D), rotated by the position. `cached` says that the
+// rows of out continue a cache at start[b]; q is rotated by its position but stored from 0.
+static void heads_forward(float *out, const float *in, const Heads *h, bool cached) {
+    #pragma omp parallel for collapse(2) num_threads(n_threads) if (h->B * h->T > 8)
+    for (size_t b = 0; b < h->B; b++)
+        for (size_t t = 0; t < h->T; t++) {
+            size_t position = first_position(h->start, b) + t;
+            for (size_t kv = 0; kv < h->KV; kv++)
+                for (size_t g = 0; g < h->G; g++) {
+                    const float *x = in + (((b * h->T + t) * h->KV + kv) * h->G + g) * h->D;
+                    float *y = out + heads_at(h, b, cached ? position : t, kv, g);
+                    size_t row = position * (h->D / 2);
+                    if (h->cos) rotate(y, x, h->cos + row, h->sin + row, h->D, 1);
+                    else memcpy(y, x, h->D * sizeof *y);
+                }
+        }
+}
+
+// A rotation's inverse is its transpose: the gradient is turned back by the same angle. (YaRN's
+// attention factor, a part of cos and sin, stays: it is a scale.) din (B, T, KV, G, D) is
+// overwritten. Training only: no cache.
+static void heads_backward(float *din, const float *dout, const Heads *h) {
+    #pragma omp parallel for collapse(2) num_threads(n_threads)
+    for (size_t b = 0; b < h->B; b++)
+        for (size_t t = 0; t < h->T; t++)
+            for (size_t kv = 0; kv < h->KV; kv++)
+                for (size_t g = 0; g < h->G; g++) {
+                    const float *dy = dout + heads_at(h, b, t, kv, g);
+                    float *dx = din + (((b * h->T + t) * h->KV + kv) * h->G + g) * h->D;
+                    size_t row = t * (h->D / 2);
+                    if (h->cos) rotate(dx, dy, h->cos + row, h->sin + row, h->D, -1);
+                    else memcpy(dx, dy, h->D * sizeof *dx);
+                }
+}
+
+// ---- causal grouped-query attention -------------------------------------------------------------
+
+// For each query row r = (t, g) of one key/value head, with n = position(t) + 1 visible keys:
+//
+//     s[j] = q_r . k_j / sqrt(D),   p = softmax(s[0 .. n-1]),   out_r = sum_j p[j] v_j
+//
+// The G heads that share a key/value head are rows of the same matrix, so its keys are loaded once
+// for all of them. Rows are taken in tiles of about TILE; only keys up to the last position of the
+// tile are looked at. Of the (T, T) scores only one number a row outlives its tile, the log-sum-exp
+//     lse_r = log sum_j e^s[j]   from which   p[j] = e^(s[j] - lse_r)   comes back in one step.
+enum { TILE = 128 };
+
+typedef struct { // the tile of queries that one turn of the loop works on
+    size_t b, kv, t0, n, rows, keys; // queries t0 .. t0 + n - 1, rows = n * G, keys they may see
+} Tile;
+
+static Tile attention_tile(const Heads *q, size_t b, size_t kv, size_t i) {
+    size_t step = TILE / q->G > 0 ? TILE / q->G : 1, t0 = i * step, n = min_size(step, q->T - t0);
+    return (Tile){b, kv, t0, n, n * q->G, first_position(q->start, b) + t0 + n};
+}
+
+static size_t attention_tiles(const Heads *q) {
+    size_t step = TILE / q->G > 0 ? TILE / q->G : 1;
+    return (q->T + step - 1) / step;
+}
+
+// Row r of a tile is query t0 + r / G; the keys 0 .. its position are visible.
+static size_t visible_keys(const Heads *q, Tile x, size_t r) { return x.keys - x.n + 1 + r / q->G; }
+
+// Copies the tile's rows between (B, T, H, D), where the heads of a token lie together, and a
+// contiguous (rows, D).
+static void tile_rows(float *tile, float *bthd, const Heads *q, Tile x, bool store) {
+    for (size_t r = 0; r < x.rows; r++) {
+        size_t t = x.t0 + r / q->G, head = x.kv * q->G + r % q->G;
+        float *row = bthd + ((x.b * q->T + t) * q->KV * q->G + head) * q->D;
+        memcpy(store ? row : tile + r * q->D, store ? tile + r * q->D : row, q->D * sizeof *row);
+    }
+}
+
+// q (B, KV, T, G, D) and k, v (slots, KV, room, D) -> out (B, T, H, D); keeps lse (B, KV, T, G).
+// hq and hk describe the layouts of q and of k and v.
+static void attention_forward(float *out, float *lse, const float *q, const float *k,
+                              const float *v, const Heads *hq, const Heads *hk) {
+    size_t D = hq->D, tiles = attention_tiles(hq);
+    float scale = 1.0f / sqrtf(D);
+    #pragma omp parallel for collapse(3) schedule(dynamic) num_threads(n_threads)
+    for (size_t b = 0; b < hq->B; b++)
+        for (size_t kv = 0; kv < hq->KV; kv++)
+            for (size_t i = 0; i < tiles; i++) {
+                Tile x = attention_tile(hq, b, kv, tiles - 1 - i); // the longest first
+                const float *q_tile = q + ((b * hq->KV + kv) * hq->T + x.t0) * hq->G * D;
+                const float *k_head = k + heads_at(hk, b, 0, kv, 0);
+                const float *v_head = v + heads_at(hk, b, 0, kv, 0);
+                float *s = scratch(x.rows * (x.keys + D)), *o = s + x.rows * x.keys;
+                gemm(x.rows, x.keys, D, plain(q_tile, D), transposed(k_head, D), s, x.keys, false);
+                for (size_t r = 0; r < x.rows; r++) {
+                    float *p = s + r * x.keys;
+                    size_t n = visible_keys(hq, x, r);
+                    for (size_t j = 0; j < n; j++) p[j] *= scale;
+                    float max = row_max(p, n), sum = row_exp(p, p, n, max);
+                    for (size_t j = 0; j < n; j++) p[j] /= sum;
+                    memset(p + n, 0, (x.keys - n) * sizeof *p);
+                    lse[((b * hq->KV + kv) * hq->T + x.t0) * hq->G + r] = max + logf(sum);
+                }
+                gemm(x.rows, D, x.keys, plain(s, x.keys), plain(v_head, D), o, D, false);
+                tile_rows(o, out, hq, x, true);
+            }
+}
+
+// One row backwards, with o = sum_j p[j] v_j and do given:
+//     dp[j] = do . v_j                         dv_j += p[j] do
+// The softmax: dp[i]/ds[j] = p[i] (1 if i = j, else 0, minus p[j]), hence
+//     ds[j] = p[j] (dp[j] - sum_i p[i] dp[i])  and the sum is  sum_i p[i] (do . v_i) = do . o,
+// one dot product a row where a double loop over i and j seemed to be needed.
+//     s[j] = scale q . k_j  gives  dq = scale sum_j ds[j] k_j  and  dk_j += scale ds[j] q
+// dq, dk, dv have the layouts of q, k, v and are overwritten. A thread owns a key/value head of a
+// sequence: dk and dv collect from all of its query rows, tile after tile.
+static void attention_backward(float *dq, float *dk, float *dv, float *dout, float *out,
+                               const float *lse, const float *q, const float *k, const float *v,
+                               const Heads *hq, const Heads *hk) {
+    size_t D = hq->D, T = hq->T, G = hq->G;
+    float scale = 1.0f / sqrtf(D);
+    #pragma omp parallel for collapse(2) schedule(dynamic) num_threads(n_threads)
+    for (size_t b = 0; b < hq->B; b++)
+        for (size_t kv = 0; kv < hq->KV; kv++) {
+            size_t first = (b * hq->KV + kv) * T; // (b, kv, 0) in rows of T
+            const float *k_head = k + heads_at(hk, b, 0, kv, 0);
+            const float *v_head = v + heads_at(hk, b, 0, kv, 0);
+            float *dk_head = dk + first * D, *dv_head = dv + first * D;
+            memset(dk_head, 0, T * D * sizeof *dk);
+            memset(dv_head, 0, T * D * sizeof *dv);
+            for (size_t i = 0; i < attention_tiles(hq); i++) {
+                Tile x = attention_tile(hq, b, kv, i);
+                size_t row0 = (first + x.t0) * G, S = x.rows * x.keys;
+                const float *q_tile = q + row0 * D;
+                float *p = scratch(2 * S + 2 * x.rows * D), *ds = p + S, *o = ds + S;
+                float *d_o = o + x.rows * D;
+                tile_rows(o, out, hq, x, false);
+                tile_rows(d_o, dout, hq, x, false);
+                gemm(x.rows, x.keys, D, plain(q_tile, D), transposed(k_head, D), p, x.keys, false);
+                gemm(x.rows, x.keys, D, plain(d_o, D), transposed(v_head, D), ds, x.keys, false);
+                for (size_t r = 0; r < x.rows; r++) {
+                    float *p_r = p + r * x.keys, *ds_r = ds + r * x.keys;
+                    float do_o = dot(d_o + r * D, o + r * D, D);
+                    size_t n = visible_keys(hq, x, r);
+                    for (size_t j = 0; j < n; j++) {
+                        p_r[j] = fast_exp(p_r[j] * scale - lse[row0 + r]);
+                        ds_r[j] = p_r[j] * (ds_r[j] - do_o) * scale;
+                    }
+                    memset(p_r + n, 0, (x.keys - n) * sizeof *p);
+                    memset(ds_r + n, 0, (x.keys - n) * sizeof *ds);
+                }
+                gemm(x.keys, D, x.rows, transposed(p, x.keys), plain(d_o, D), dv_head, D, true);
+                gemm(x.rows, D, x.keys, plain(ds, x.keys), plain(k_head, D), dq + row0 * D, D, false);
+                gemm(x.keys, D, x.rows, transposed(ds, x.keys), plain(q_tile, D), dk_head, D, true);
+            }
+        }
+}
+
+// ---- SwiGLU (Shazeer 2020) ----------------------------------------------------------------------
+
+// h = silu(gate) * up,  silu(g) = g sigma(g),  sigma(g) = 1 / (1 + e^-g); all of n elements.
+static void swiglu_forward(float *h, const float *gate, const float *up, size_t n) {
+    #pragma omp parallel for num_threads(n_threads) if (n > 10000)
+    for (size_t i = 0; i < n; i++) h[i] = gate[i] / (1.0f + fast_exp(-gate[i])) * up[i];
+}
+
+// h = g sigma(g) u. From sigma' = sigma (1 - sigma):
+//     dg = dh u (sigma + g sigma (1 - sigma)),   du = dh g sigma
+// h itself was not kept; it falls out on the way and is written again for the gradient of down.
+// dgate may be dh: each element is read before it is written.
+static void swiglu_backward(float *dgate, float *dup, float *h, const float *dh, const float *gate,
+                            const float *up, size_t n) {
+    #pragma omp parallel for num_threads(n_threads) if (n > 10000)
+    for (size_t i = 0; i < n; i++) {
+        float g = gate[i], u = up[i], d = dh[i], sigma = 1.0f / (1.0f + fast_exp(-g));
+        h[i] = g * sigma * u;
+        dup[i] = d * g * sigma;
+        dgate[i] = d * u * sigma * (1.0f + g * (1.0f - sigma));
+    }
+}
+
+// ---- the router of a mixture of experts ---------------------------------------------------------
+
+typedef struct { // how one layer routes its N tokens
+    size_t N, E, K;
+    bool renormalise;  // divide the K kept probabilities by their sum
+    size_t group;      // tokens over which the load is balanced: a sequence or the batch
+    float balance;     // what n_e P_e of one group adds to the loss, see router_balance()
+    float *prob;       // (N, E) softmax of the router's scores
+    float *weight;     // (N, K) weights of the chosen experts
+    float *dweight;    // (N, K) their gradients, filled by the experts' backward pass
+    int *choice;       // (N, K) chosen experts, most probable first
+    int *row;          // (N, K) where that copy of the token lies among the experts' rows
+    int *token;        // (N * K) the token of a row
+    int *first;        // (E + 1) the rows of expert e are first[e] .. first[e + 1] - 1
+} Routing;
+
+// Chooses for every token the K experts of the highest probability, and sorts the N * K copies of
+// tokens by expert, so that each expert's work is one matrix product on neighbouring rows. No token
+// is dropped, and an expert may get none. x (N, C), w (E, C).
+static void router_forward(Routing *r, const float *x, const float *w, size_t C) {
+    matmul_forward(r->prob, x, w, r->N, C, r->E, false);
+    #pragma omp parallel for num_threads(n_threads) if (r->N > 100)
+    for (size_t n = 0; n < r->N; n++) {
+        float *p = r->prob + n * r->E, *weight = r->weight + n * r->K, sum = 0;
+        int *choice = r->choice + n * r->K;
+        softmax_row(p, p, r->E);
+        for (size_t k = 0; k < r->K; k++) {
+            int best = -1;
+            for (int e = 0; e < (int)r->E; e++) {
+                bool taken = false;
+                for (size_t j = 0; j < k; j++) taken |= choice[j] == e;
+                if (!taken && (best < 0 || p[e] > p[best])) best = e;
+            }
+            choice[k] = best;
+            sum += weight[k] = p[best];
+        }
+        if (r->renormalise)
+            for (size_t k = 0; k < r->K; k++) weight[k] /= sum;
+    }
+    // A counting sort: first[e] becomes the end of expert e's rows; filling them from the last token
+    // to the first then moves it down to their beginning, and tokens stay in order.
+    memset(r->first, 0, (r->E + 1) * sizeof *r->first);
+    for (size_t i = 0; i < r->N * r->K; i++) r->first[r->choice[i]]++;
+    for (size_t e = 1; e <= r->E; e++) r->first[e] += r->first[e - 1];
+    for (size_t i = r->N * r->K; i-- > 0;) {
+        r->row[i] = --r->first[r->choice[i]];
+        r->token[r->row[i]] = i / r->K;
+    }
+}
+
+// The loss that keeps experts equally busy (Switch Transformer, Fedus et al. 2021). Over a group of
+// tokens, n_e counts those that chose expert e (a constant for the gradient: counting has none) and
+// P_e is the mean of p_e:   loss = balance * sum_e n_e P_e,  hence  dp_e = balance n_e / group.
+// It is least when the load is even. Returns the loss; adds to dprob (N, E) unless that is NULL.
+static double router_balance(const Routing *r, float *dprob) {
+    double loss = 0;
+    for (size_t n0 = 0; n0 < r->N; n0 += r->group)
+        for (size_t e = 0; e < r->E; e++) {
+            size_t count = 0;
+            double sum = 0;
+            for (size_t n = n0; n < n0 + r->group; n++) {
+                sum += r->prob[n * r->E + e];
+                for (size_t k = 0; k < r->K; k++) count += r->choice[n * r->K + k] == (int)e;
+            }
+            loss += r->balance * count * (sum / r->group);
+            for (size_t n = n0; dprob && n < n0 + r->group; n++)
+                dprob[n * r->E + e] += r->balance * count / r->group;
+        }
+    return loss;
+}
+
+// Given dweight, the gradients of the K weights of each token, back to the router.
+//   raw:           weight_k = p_k,          dp_k = dw_k
+//   renormalised:  weight_k = p_k / s, s = sum_j p_j;  as dweight_j/dp_k = ((j = k) - weight_j) / s,
+//                  dp_k = (dw_k - sum_j weight_j dw_j) / s. For K = 1 this is (dw - 1 dw) / s, exactly
+//                  nothing: a renormalised top-1 router learns from the balance loss only.
+// then the softmax, as in attention: dscore_e = p_e (dp_e - sum_i p_i dp_i).
+// dx (N, C) and dw (E, C) are added to; dscore (N, E) is work space.
+static void router_backward(float *dx, float *dw, float *dscore, const Routing *r, const float *x,
+                            const float *w, size_t C) {
+    memset(dscore, 0, r->N * r->E * sizeof *dscore);
+    router_balance(r, dscore);
+    for (size_t n = 0; n < r->N; n++) {
+        const float *p = r->prob + n * r->E, *weight = r->weight + n * r->K;
+        const float *dweight = r->dweight + n * r->K;
+        const int *choice = r->choice + n * r->K;
+        float *dp = dscore + n * r->E, s = 1, mean = 0, sum = 0;
+        if (r->renormalise) {
+            s = 0;
+            for (size_t k = 0; k < r->K; k++) s += p[choice[k]], mean += weight[k] * dweight[k];
+        }
+        for (size_t k = 0; k < r->K; k++) dp[choice[k]] += (dweight[k] - mean) / s;
+        for (size_t e = 0; e < r->E; e++) sum += p[e] * dp[e];
+        for (size_t e = 0; e < r->E; e++) dp[e] = p[e] * (dp[e] - sum);
+    }
+    matmul_backward(dx, dw, dscore, x, w, r->N, C, r->E, true);
+}
+
+// ---- the log-probability of the target ----------------------------------------------------------
+
+// logp[n] = log softmax(logits[n])[target[n]] = logits[n][target[n]] - lse[n], 0 where target is -1.
+// logits (n, V); keeps lse (n).
+static void logp_forward(float *logp, float *lse, const float *logits, const int *target, size_t n,
+                         size_t V) {
+    #pragma omp parallel for num_threads(n_threads)
+    for (size_t i = 0; i < n; i++) {
+        const float *row = logits + i * V;
+        float max = row_max(row, V);
+        lse[i] = max + logf(row_exp(scratch(V), row, V, max));
+        logp[i] = target[i] < 0 ? 0 : row[target[i]] - lse[i];
+    }
+}
+
+// logp = logits[target] - log sum_v e^logits[v], whose derivative is (v is target) - softmax[v]:
+//     dlogits[v] = dlogp * ((v is target) - e^(logits[v] - lse))
+// written over the logits, which nobody needs any more.
+static void logp_backward(float *logits, const float *dlogp, const float *lse, const int *target,
+                          size_t n, size_t V) {
+    #pragma omp parallel for num_threads(n_threads)
+    for (size_t i = 0; i < n; i++) {
+        float *row = logits + i * V, d = target[i] < 0 ? 0 : dlogp[i];
+        for (size_t v = 0; v < V; v++) row[v] = -d * fast_exp(row[v] - lse[i]);
+        if (target[i] >= 0) row[target[i]] += d;
+    }
+}
+
+// =================================================================================================
+// The model
+//
+// A configuration, ONE table of parameters, one set of activations. The table is all that
+// allocation, initialisation, files, AdamW, the gradient check and `info` know about the model: a new
+// tensor is one new line in model_new(). Dense and MoE are the same code. A dense feed-forward is an
+// expert that every token visits, like the shared experts of MiniMind2; with no routed experts there
+// is no router.
+// =================================================================================================
+
+typedef struct {
+    int vocab_size, hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads;
+    int head_dim, intermediate_size, max_position_embeddings, qk_norm;
+    int use_moe, num_experts, num_experts_per_tok, n_shared_experts, moe_intermediate_size;
+    int norm_topk_prob, seq_aux, yarn, yarn_original_max;
+    double rms_norm_eps, rope_theta, router_aux_loss_coef;
+    double yarn_factor, yarn_beta_fast, yarn_beta_slow, yarn_attention_factor;
+} Config;
+
+// One row a field drives config.json, the options of the command line and the golden files. -1 is
+// "not said": config_complete() derives it. `alias` is the name in MiniMind2's files or, for YaRN,
+// the name inside config.json's "rope_scaling".
+static const struct Field {
+    const char *name;
+    bool real; // double, else int
+    size_t offset;
+    double least, most, preset;
+    const char *alias, *meaning;
+} config_field[] = {
+#define FIELD(name, real) #name, real, offsetof(Config, name)
+    {FIELD(vocab_size, false), 2, 1 << 24, 1024, "", "V, tokens; the tokenizer decides it"},
+    {FIELD(hidden_size, false), 1, 1 << 16, 768, "", "C"},
+    {FIELD(num_hidden_layers, false), 1, 1000, 8, "", "L"},
+    {FIELD(num_attention_heads, false), 1, 1024, 8, "", "H"},
+    {FIELD(num_key_value_heads, false), 1, 1024, 4, "", "KV, divides H"},
+    {FIELD(head_dim, false), -1, 4096, -1, "", "D, even; C / H when not said"},
+    {FIELD(intermediate_size, false), -1, 1 << 20, -1, "", "F; pi C to the next 64 when not said"},
+    {FIELD(max_position_embeddings, false), 1, 1 << 24, 32768, "", "the longest context"},
+    {FIELD(rms_norm_eps, true), 0, 1, 1e-6, "", "added to the mean square"},
+    {FIELD(rope_theta, true), 1, 1e12, 1e6, "", "base of the rotation frequencies"},
+    {FIELD(qk_norm, false), 0, 1, 1, "", "normalise q and k (MiniMind-3, Qwen3)"},
+    {FIELD(use_moe, false), 0, 1, 0, "", "mixture of experts"},
+    {FIELD(num_experts, false), 0, 4096, 4, "n_routed_experts", "E"},
+    {FIELD(num_experts_per_tok, false), 0, 4096, 1, "", "K, at most E"},
+    {FIELD(n_shared_experts, false), 0, 1024, 0, "", "experts that see every token (MiniMind2)"},
+    {FIELD(moe_intermediate_size, false), -1, 1 << 20, -1, "", "F of an expert; F when not said"},
+    {FIELD(norm_topk_prob, false), -1, 1, -1, "", "weights sum to 1; K > 1 when not said"},
+    {FIELD(router_aux_loss_coef, true), 0, 1e3, 5e-4, "aux_loss_alpha", "of the balance loss"},
+    {FIELD(seq_aux, false), 0, 1, 0, "", "balance within sequences (MiniMind2)"},
+    {FIELD(yarn, false), 0, 1, 0, "", "stretch RoPE to longer contexts"},
+    {FIELD(yarn_factor, true), 1, 1e6, 16, "factor", "how many times longer"},
+    {FIELD(yarn_original_max, false), 0, 1 << 24, 2048, "original_max_position_embeddings",
+     "context before stretching"},
+    {FIELD(yarn_beta_fast, true), 0, 1e6, 32, "beta_fast", "turns above which nothing changes"},
+    {FIELD(yarn_beta_slow, true), 0, 1e6, 1, "beta_slow", "turns below which all is stretched"},
+    {FIELD(yarn_attention_factor, true), 0, 100, 1, "attention_factor", "scales cos and sin"},
+#undef FIELD
+};
+enum { CONFIG_FIELDS = sizeof config_field / sizeof *config_field };
+
+static double config_get(const Config *c, const struct Field *f) {
+    const char *at = (const char *)c + f->offset;
+    return f->real ? *(const double *)at : *(const int *)at;
+}
+
+// Stores a value or dies with what is allowed; `where` names the option or the file.
+static void config_set(Config *c, const struct Field *f, double value, const char *where) {
+    char *at = (char *)c + f->offset;
+    if (!(value >= f->least && value <= f->most) || (!f->real && value != floor(value)))
+        die("%s: %s is %g; allowed is %s from %g to %g", where, f->name, value,
+            f->real ? "a number" : "a whole number", f->least, f->most);
+    if (f->real) *(double *)at = value;
+    else *(int *)at = (int)value;
+}
+
+// The field called name (or alias, if aliases), or NULL; '-' counts as '_', as in --hidden-size.
+static const struct Field *config_find(const char *name, bool aliases) {
+    for (const struct Field *f = config_field; f < config_field + CONFIG_FIELDS; f++) {
+        size_t i = 0;
+        while (name[i] && (name[i] == f->name[i] || (name[i] == '-' && f->name[i] == '_'))) i++;
+        if (!name[i] && !f->name[i]) return f;
+        if (aliases && !strcmp(name, f->alias)) return f;
+    }
+    return NULL;
+}
+
+static const struct Preset {
+    const char *name, *fields;
+} presets[] = {
+    {"tiny", "hidden_size=128 num_hidden_layers=4 num_attention_heads=4 num_key_value_heads=2 "
+             "intermediate_size=384 max_position_embeddings=512 rope_theta=10000 "
+             "use_moe=1 num_experts=4 num_experts_per_tok=2 moe_intermediate_size=192"},
+    {"minimind3", "vocab_size=6400"},
+    {"minimind3-moe", "vocab_size=6400 use_moe=1"},
+    {"minimind2-small", "vocab_size=6400 hidden_size=512 num_key_value_heads=2 qk_norm=0 "
+                        "intermediate_size=1408 rms_norm_eps=1e-5"},
+    {"minimind2", "vocab_size=6400 num_hidden_layers=16 num_key_value_heads=2 qk_norm=0 "
+                  "intermediate_size=2048 rms_norm_eps=1e-5"},
+    {"minimind2-moe", "vocab_size=6400 hidden_size=640 num_key_value_heads=2 qk_norm=0 "
+                      "intermediate_size=1728 rms_norm_eps=1e-5 use_moe=1 num_experts=4 "
+                      "num_experts_per_tok=2 n_shared_experts=1 router_aux_loss_coef=0.01 seq_aux=1"},
+};
+enum { PRESETS = sizeof presets / sizeof *presets };
+
+// Sets fields from "name=value name=value ...".
+static void config_parse(Config *c, const char *fields, const char *where) {
+    char name[64];
+    double value;
+    for (int n; sscanf(fields, " %63[^=]=%lf%n", name, &value, &n) == 2; fields += n) {
+        const struct Field *f = config_find(name, false);
+        if (!f) die("%s: no field is called %s", where, name);
+        config_set(c, f, value, where);
+    }
+}
+
+static Config config_preset(const char *name) {
+    Config c;
+    Text known = {0};
+    for (int i = 0; i < CONFIG_FIELDS; i++)
+        config_set(&c, &config_field[i], config_field[i].preset, "default");
+    for (int i = 0; i < PRESETS; i++) {
+        text_printf(&known, " %s", presets[i].name);
+        if (strcmp(presets[i].name, name)) continue;
+        config_parse(&c, presets[i].fields, name);
+        free(known.s);
+        return c;
+    }
+    die("--preset %s: known are%s", name, known.s);
+}
+
+// Derives what was not said and refuses what does not fit together.
+static void config_complete(Config *c, const char *where) {
+    int C = c->hidden_size, H = c->num_attention_heads;
+    if (c->head_dim < 0 && C % H) die("%s: hidden_size %d is not a multiple of %d heads", where, C, H);
+    if (c->head_dim < 0) c->head_dim = C / H;
+    if (c->head_dim < 2 || c->head_dim % 2)
+        die("%s: head_dim is %d; RoPE needs an even number", where, c->head_dim);
+    if (H % c->num_key_value_heads)
+        die("%s: %d heads cannot share %d key/value heads evenly", where, H, c->num_key_value_heads);
+    if (c->intermediate_size < 1) c->intermediate_size = (int)round_up((size_t)ceil(C * M_PI), 64);
+    if (c->moe_intermediate_size < 1) c->moe_intermediate_size = c->intermediate_size;
+    if (c->use_moe && (c->num_experts_per_tok > c->num_experts || c->num_experts_per_tok < 1))
+        die("%s: num_experts_per_tok is %d; allowed is 1 to num_experts, %d", where,
+            c->num_experts_per_tok, c->num_experts);
+    // At K = 1 a renormalised weight is always 1 and tells the router nothing: see router_backward.
+    if (c->norm_topk_prob < 0) c->norm_topk_prob = c->num_experts_per_tok > 1;
+    if (c->yarn && c->yarn_original_max < 1) die("%s: yarn needs yarn_original_max", where);
+}
+
+// ---- the table of parameters --------------------------------------------------------------------
+
+typedef struct {
+    char name[80];       // as in MiniMind's and Qwen3's files
+    size_t rows, cols;   // (out, in); a norm is (1, width)
+    size_t offset;       // in each of the model's arrays
+    float std;           // initial standard deviation; 0: filled with ones
+    bool decay;          // weight decay: matrices yes, norms no
+    float *w, *g, *m, *v; // weights, gradients, AdamW's two means; NULL until allocated
+} Tensor;
+
+typedef struct {
+    Tensor *gate, *up, *down; // (F, C), (F, C), (C, F)
+} Expert;
+
+typedef struct {
+    Tensor *attn_norm, *q, *k, *v, *o, *q_norm, *k_norm, *ffn_norm;
+    Tensor *router; // (E, C), or NULL
+    Expert *expert; // E routed ones, then S that see every token
+} Layer;
+
+typedef struct {
+    Config c;
+    size_t C, H, KV, G, D, F, V, L, E, K, S; // the letters; S experts see every token
+    Tensor *tensor; // the table
+    int n_tensors;
+    size_t n_params;
+    float *params, *grads, *adam_m, *adam_v; // (n_params) each
+    Tensor *embed, *norm;
+    Layer *layer; // (L)
+} Model;
+
+__attribute__((format(printf, 5, 6)))
+static Tensor *add_tensor(Model *m, size_t rows, size_t cols, float std, const char *name, ...) {
+    Tensor *t = &m->tensor[m->n_tensors++];
+    va_list args;
+    va_start(args, name);
+    vsnprintf(t->name, sizeof t->name, name, args);
+    va_end(args);
+    t->rows = rows, t->cols = cols, t->offset = m->n_params;
+    t->std = std, t->decay = std > 0;
+    m->n_params += rows * cols;
+    return t;
+}
+
+// Builds the table; allocates no weights. Matrices start as N(0, 0.02); those that write into the
+// residual stream are smaller by sqrt(2 L), so that its variance does not grow with depth (GPT-2).
+static Model *model_new(Config c) {
+    Model *m = xcalloc(1, sizeof *m);
+    m->c = c;
+    m->C = c.hidden_size, m->H = c.num_attention_heads, m->KV = c.num_key_value_heads;
+    m->G = m->H / m->KV, m->D = c.head_dim, m->V = c.vocab_size, m->L = c.num_hidden_layers;
+    m->E = c.use_moe ? c.num_experts : 0, m->K = c.use_moe ? c.num_experts_per_tok : 0;
+    m->S = c.use_moe ? c.n_shared_experts : 1;
+    m->F = c.use_moe ? c.moe_intermediate_size : c.intermediate_size;
+    m->tensor = xcalloc(2 + m->L * (9 + 3 * (m->E + m->S)), sizeof *m->tensor);
+    m->layer = xcalloc(m->L, sizeof *m->layer);
+    size_t C = m->C, QD = m->H * m->D, KVD = m->KV * m->D;
+    float std = 0.02f, out_std = 0.02f / sqrtf(2 * m->L);
+    m->embed = add_tensor(m, m->V, C, std, "model.embed_tokens.weight");
+    for (int l = 0; l < (int)m->L; l++) {
+        Layer *a = &m->layer[l];
+        char at[40];
+        snprintf(at, sizeof at, "model.layers.%d.", l);
+        a->attn_norm = add_tensor(m, 1, C, 0, "%sinput_layernorm.weight", at);
+        a->q = add_tensor(m, QD, C, std, "%sself_attn.q_proj.weight", at);
+        a->k = add_tensor(m, KVD, C, std, "%sself_attn.k_proj.weight", at);
+        a->v = add_tensor(m, KVD, C, std, "%sself_attn.v_proj.weight", at);
+        a->o = add_tensor(m, C, QD, out_std, "%sself_attn.o_proj.weight", at);
+        if (c.qk_norm) a->q_norm = add_tensor(m, 1, m->D, 0, "%sself_attn.q_norm.weight", at);
+        if (c.qk_norm) a->k_norm = add_tensor(m, 1, m->D, 0, "%sself_attn.k_norm.weight", at);
+        a->ffn_norm = add_tensor(m, 1, C, 0, "%spost_attention_layernorm.weight", at);
+        if (m->E) a->router = add_tensor(m, m->E, C, std, "%smlp.gate.weight", at);
+        a->expert = xcalloc(m->E + m->S, sizeof *a->expert);
+        for (int e = 0; e < (int)(m->E + m->S); e++) {
+            char mlp[80];
+            bool shared = e >= (int)m->E;
+            if (!m->E) snprintf(mlp, sizeof mlp, "%smlp", at);
+            else snprintf(mlp, sizeof mlp, "%smlp.%s.%d", at, shared ? "shared_experts" : "experts",
+                          shared ? e - (int)m->E : e);
+            a->expert[e].gate = add_tensor(m, m->F, C, std, "%s.gate_proj.weight", mlp);
+            a->expert[e].up = add_tensor(m, m->F, C, std, "%s.up_proj.weight", mlp);
+            a->expert[e].down = add_tensor(m, C, m->F, out_std, "%s.down_proj.weight", mlp);
+        }
+    }
+    m->norm = add_tensor(m, 1, C, 0, "model.norm.weight");
+    return m;
+}
+
+// Takes the memory: weights, and for training gradients and AdamW's state, one array each.
+static void model_allocate(Model *m, bool training) {
+    m->params = xcalloc(m->n_params, sizeof(float));
+    if (training) {
+        m->grads = xcalloc(m->n_params, sizeof(float));
+        m->adam_m = xcalloc(m->n_params, sizeof(float));
+        m->adam_v = xcalloc(m->n_params, sizeof(float));
+    }
+    for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
+        t->w = m->params + t->offset;
+        if (!training) continue;
+        t->g = m->grads + t->offset, t->m = m->adam_m + t->offset, t->v = m->adam_v + t->offset;
+    }
+}
+
+static void model_free(Model *m) {
+    for (size_t l = 0; l < m->L; l++) free(m->layer[l].expert);
+    free(m->params), free(m->grads), free(m->adam_m), free(m->adam_v);
+    free(m->tensor), free(m->layer), free(m);
+}
+
+// Random numbers are a function of (stream, index): nothing to carry along, and every tensor draws
+// from a stream of its own name. splitmix64 and FNV-1a, as in notes/golden/README.md.
+static uint64_t splitmix64(uint64_t x) {
+    x += 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+}
+
+static uint64_t fnv1a64(const char *s) {
+    uint64_t h = 0xCBF29CE484222325u;
+    while (*s) h = (h ^ (uint8_t)*s++) * 0x100000001B3u;
+    return h;
+}
+
+static double uniform(uint64_t stream, uint64_t i) { // [0, 1)
+    return (double)(splitmix64(stream + i) >> 11) * 0x1p-53;
+}
+
+static double normal(uint64_t stream, uint64_t i) { // N(0, 1), Box-Muller
+    return sqrt(-2 * log(1 - uniform(stream, 2 * i))) * cos(2 * M_PI * uniform(stream, 2 * i + 1));
+}
+
+static void model_init(Model *m, uint64_t seed) {
+    for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
+        uint64_t stream = fnv1a64(t->name) + splitmix64(seed);
+        #pragma omp parallel for num_threads(n_threads)
+        for (size_t i = 0; i < t->rows * t->cols; i++)
+            t->w[i] = t->std > 0 ? t->std * (float)normal(stream, i) : 1.0f;
+    }
+}
+
+// ---- activations --------------------------------------------------------------------------------
+
+typedef struct { // what the forward pass of one layer keeps for its backward pass
+    float *x;                            // (N, C) input: the residual stream
+    float *norm1, *rstd1;                // (N, C), (N)
+    float *q_raw, *k_raw;                // (N, H D), (N, KV D) before norm and rotation
+    float *q_rstd, *k_rstd;              // (N H), (N KV)
+    float *q, *k, *v;                    // (B, KV, T, G, D), and twice (slots, KV, room, D)
+    float *lse, *att;                    // (B, KV, T, G), (B, T, H, D)
+    float *x_mid;                        // (N, C) after attention
+    float *norm2, *rstd2;                // (N, C), (N)
+    Routing route;                       // see there
+    float *gathered;                     // (N K, C) norm2's rows, sorted by expert
+    float *gate, *up;                    // (N K + S N, F), rows of the routed experts first
+    float *expert_out;                   // (N K, C)
+} LayerActs;
+
+typedef struct {
+    size_t B, T, N;         // of the call at hand; memory is there for max_rows rows
+    size_t max_rows, room;  // room: positions that k and v hold a sequence; 0 means T (training)
+    size_t n_slots;         // sequences in the KV cache
+    bool training;
+    const int *ids;         // (N) tokens of the call at hand
+    const int *start, *slot; // (B) see Heads
+    float aux_share;        // the share of this call's rows in those of the optimiser step
+    double aux_loss;
+    LayerActs *layer;       // (L + 1); of the last one only x is used
+    float *cos, *sin;       // (positions, D / 2)
+    float *final_norm, *final_rstd;  // (N, C), (N)
+    int n_out, *out_row, *target;    // the rows that need logits, and their targets or -1
+    float *out_norm;        // (n_out, C) final_norm's rows
+    float *logits, *lse;    // (n_out, V), (n_out)
+    float *logp, *dlogp;    // (n_out)
+    float *qkv, *h;         // work space of both directions: (N, H D), (N K + S N, F)
+    float *dx, *dnorm, *datt, *dq, *dk, *dv, *dh, *dup, *drows, *dgathered, *dscore; // of backward
+    float *memory;          // the one allocation
+    size_t size;            // in floats
+} Acts;
+
+// Hands out the next n floats of a block, or only counts them while the block is not there yet.
+static float *take(Acts *a, size_t n) {
+    float *p = a->memory ? a->memory + a->size : NULL;
+    a->size += round_up(n, 16);
+    return p;
+}
+
+static int *take_ints(Acts *a, size_t n) { return (int *)take(a, n); }
+
+static void layout_layer(const Model *m, Acts *a, LayerActs *s) {
+    size_t N = a->max_rows, HD = m->H * m->D, KVD = m->KV * m->D, rows = N * (m->K + m->S);
+    s->norm1 = take(a, N * m->C), s->rstd1 = take(a, N);
+    s->q_raw = take(a, N * HD), s->k_raw = take(a, N * KVD);
+    s->q_rstd = take(a, N * m->H), s->k_rstd = take(a, N * m->KV);
+    s->q = take(a, N * HD);
+    s->lse = take(a, N * m->H), s->att = take(a, N * HD);
+    s->x_mid = take(a, N * m->C);
+    s->norm2 = take(a, N * m->C), s->rstd2 = take(a, N);
+    s->gate = take(a, rows * m->F), s->up = take(a, rows * m->F);
+    if (!m->E) return;
+    Routing *r = &s->route;
+    r->prob = take(a, N * m->E), r->weight = take(a, N * m->K), r->dweight = take(a, N * m->K);
+    r->choice = take_ints(a, N * m->K), r->row = take_ints(a, N * m->K);
+    r->token = take_ints(a, N * m->K), r->first = take_ints(a, m->E + 1);
+    s->gathered = take(a, N * m->K * m->C), s->expert_out = take(a, N * m->K * m->C);
+}
+
+// Everything that a pass over max_rows rows needs, in one block; called twice, once to count. In
+// training every layer keeps its own. In inference nothing is kept, so all layers share one set; what
+// does stay is k and v of every layer, and with room for a whole context that is the KV cache.
+static void layout(const Model *m, Acts *a) {
+    size_t N = a->max_rows, C = m->C, KVD = m->KV * m->D, rows = N * (m->K + m->S), D2 = m->D / 2;
+    size_t positions = a->room ? a->room : N;
+    a->size = 0;
+    a->cos = take(a, positions * D2), a->sin = take(a, positions * D2);
+    for (size_t l = 0; l <= m->L; l++) {
+        LayerActs *s = &a->layer[l];
+        size_t kv_rows = a->room ? a->n_slots * a->room : N;
+        if (!a->training && l > 0) *s = a->layer[0];
+        else s->x = take(a, N * C);
+        if (l < m->L && (a->training || l == 0)) layout_layer(m, a, s);
+        if (l < m->L) s->k = take(a, kv_rows * KVD), s->v = take(a, kv_rows * KVD);
+    }
+    a->final_norm = take(a, N * C), a->final_rstd = take(a, N);
+    a->out_row = take_ints(a, N), a->target = take_ints(a, N);
+    a->out_norm = take(a, N * C);
+    size_t n_logits = a->training ? N : a->n_slots; // inference asks for one row a sequence
+    a->logits = take(a, n_logits * m->V), a->lse = take(a, N);
+    a->logp = take(a, N), a->dlogp = take(a, N);
+    a->qkv = take(a, N * m->H * m->D), a->h = take(a, rows * m->F);
+    if (!a->training) return;
+    a->dx = take(a, N * C), a->dnorm = take(a, N * C);
+    a->datt = take(a, N * m->H * m->D), a->dq = take(a, N * m->H * m->D);
+    a->dk = take(a, N * KVD), a->dv = take(a, N * KVD);
+    a->dh = take(a, rows * m->F), a->dup = take(a, rows * m->F);
+    a->drows = take(a, N * m->K * C), a->dgathered = take(a, N * m->K * C);
+    a->dscore = take(a, N * m->E);
+}
+
+// Rotation tables for positions 0 .. n - 1. Plane i turns by theta^(-2i/D) a position. YaRN (Peng et
+// al. 2023) lets planes alone that turn more than beta_fast times within the original context, slows
+// those that turn less than beta_slow times by `factor`, and goes linearly from one to the other.
+static void rope_tables(const Config *c, float *cosines, float *sines, size_t n, double *freq) {
+    size_t D = c->head_dim;
+    double L = c->yarn_original_max, log_theta = log(c->rope_theta);
+    for (size_t i = 0; i < D / 2; i++) {
+        freq[i] = exp(-log_theta * 2 * i / D);
+        if (c->yarn && c->max_position_embeddings > L) {
+            double low = floor(D * log(L / (2 * M_PI * c->yarn_beta_fast)) / (2 * log_theta));
+            double high = ceil(D * log(L / (2 * M_PI * c->yarn_beta_slow)) / (2 * log_theta));
+            low = fmax(low, 0), high = fmin(high, D / 2 - 1.0);
+            double ramp = fmin(fmax((i - low) / fmax(high - low, 0.001), 0), 1);
+            freq[i] *= 1 - ramp + ramp / c->yarn_factor;
+        }
+        double scale = c->yarn ? c->yarn_attention_factor : 1;
+        for (size_t t = 0; t < n; t++) { // the angle in double: a float loses digits as t grows
+            cosines[t * (D / 2) + i] = scale * cos(t * freq[i]);
+            sines[t * (D / 2) + i] = scale * sin(t * freq[i]);
+        }
+    }
+}
+
+// Activations for passes of up to max_rows rows. Training: room = n_slots = 0. Inference: a KV cache
+// of n_slots sequences with room positions each.
+static Acts *acts_new(const Model *m, bool training, size_t max_rows, size_t n_slots, size_t room) {
+    Acts *a = xcalloc(1, sizeof *a);
+    a->training = training, a->max_rows = max_rows, a->n_slots = n_slots, a->room = room;
+    a->layer = xcalloc(m->L + 1, sizeof *a->layer);
+    layout(m, a);
+    a->memory = xcalloc(a->size, sizeof *a->memory);
+    layout(m, a);
+    a->aux_share = 1;
+    double *freq = xcalloc(m->D / 2, sizeof *freq);
+    rope_tables(&m->c, a->cos, a->sin, room ? room : max_rows, freq);
+    free(freq);
+    return a;
+}
+
+static void acts_free(Acts *a) { free(a->memory), free(a->layer), free(a); }
+
+// ---- one block ----------------------------------------------------------------------------------
+
+static Heads heads_of(const Model *m, const Acts *a, bool query, bool rotated) {
+    return (Heads){a->B, a->T, m->KV, query ? m->G : 1, m->D, query || !a->room ? a->T : a->room,
+                   query ? NULL : a->slot, a->start, rotated ? a->cos : NULL, a->sin};
+}
+
+// x_mid = x + o_proj(attention(norm1(x)))
+static void attention_block_forward(const Model *m, Acts *a, int l) {
+    const Layer *w = &m->layer[l];
+    LayerActs *s = &a->layer[l];
+    size_t N = a->N, C = m->C, HD = m->H * m->D, KVD = m->KV * m->D;
+    Heads hq = heads_of(m, a, true, true), hk = heads_of(m, a, false, true);
+    Heads hv = heads_of(m, a, false, false);
+    float eps = m->c.rms_norm_eps;
+    rmsnorm_forward(s->norm1, s->rstd1, s->x, w->attn_norm->w, N, C, eps);
+    matmul_forward(s->q_raw, s->norm1, w->q->w, N, C, HD, false);
+    matmul_forward(s->k_raw, s->norm1, w->k->w, N, C, KVD, false);
+    const float *q = s->q_raw, *k = s->k_raw;
+    if (w->q_norm) { // each head is a row of its own
+        rmsnorm_forward(a->qkv, s->q_rstd, s->q_raw, w->q_norm->w, N * m->H, m->D, eps);
+        q = a->qkv;
+    }
+    heads_forward(s->q, q, &hq, false);
+    if (w->k_norm) {
+        rmsnorm_forward(a->qkv, s->k_rstd, s->k_raw, w->k_norm->w, N * m->KV, m->D, eps);
+        k = a->qkv;
+    }
+    heads_forward(s->k, k, &hk, true);
+    matmul_forward(a->qkv, s->norm1, w->v->w, N, C, KVD, false);
+    heads_forward(s->v, a->qkv, &hv, true);
+    attention_forward(s->att, s->lse, s->q, s->k, s->v, &hq, &hk);
+    memcpy(s->x_mid, s->x, N * C * sizeof(float));
+    matmul_forward(s->x_mid, s->att, w->o->w, N, HD, C, true);
+}
+
+// Replaces dx (n, D), the gradient behind the norm of n heads, by the one before it; work (n, D).
+static void head_norm_backward(float *dx, float *work, const Tensor *norm, const float *x,
+                               const float *rstd, size_t n, size_t D) {
+    memcpy(work, dx, n * D * sizeof *dx);
+    memset(dx, 0, n * D * sizeof *dx);
+    rmsnorm_backward(dx, norm->g, work, x, norm->w, rstd, n, D);
+}
+
+// a->dx comes in as the gradient of x_mid and goes out as that of x: the residual path passes it on
+// as it is, the other path adds to it.
+static void attention_block_backward(const Model *m, Acts *a, int l) {
+    const Layer *w = &m->layer[l];
+    LayerActs *s = &a->layer[l];
+    size_t N = a->N, C = m->C, HD = m->H * m->D, KVD = m->KV * m->D;
+    Heads hq = heads_of(m, a, true, true), hk = heads_of(m, a, false, true);
+    Heads hv = heads_of(m, a, false, false);
+    matmul_backward(a->datt, w->o->g, a->dx, s->att, w->o->w, N, HD, C, false);
+    attention_backward(a->dq, a->dk, a->dv, a->datt, s->att, s->lse, s->q, s->k, s->v, &hq, &hk);
+    heads_backward(a->qkv, a->dv, &hv);
+    matmul_backward(a->dnorm, w->v->g, a->qkv, s->norm1, w->v->w, N, C, KVD, false);
+    heads_backward(a->qkv, a->dq, &hq);
+    if (w->q_norm)
+        head_norm_backward(a->qkv, a->dq, w->q_norm, s->q_raw, s->q_rstd, N * m->H, m->D);
+    matmul_backward(a->dnorm, w->q->g, a->qkv, s->norm1, w->q->w, N, C, HD, true);
+    heads_backward(a->qkv, a->dk, &hk);
+    if (w->k_norm)
+        head_norm_backward(a->qkv, a->dk, w->k_norm, s->k_raw, s->k_rstd, N * m->KV, m->D);
+    matmul_backward(a->dnorm, w->k->g, a->qkv, s->norm1, w->k->w, N, C, KVD, true);
+    rmsnorm_backward(a->dx, w->attn_norm->g, a->dnorm, s->x, w->attn_norm->w, s->rstd1, N, C);
+}
+
+typedef struct { // the rows that one expert works on
+    const float *x;  // (n, C) its inputs
+    size_t at, n;    // rows at .. at + n - 1 of gate, up and h
+} ExpertRows;
+
+// Routed experts read their stretch of the gathered rows; a shared one reads all of norm2, and its
+// own rows come after all the routed ones.
+static ExpertRows expert_rows(const Model *m, const Acts *a, const LayerActs *s, size_t e) {
+    if (e >= m->E) return (ExpertRows){s->norm2, a->N * (m->K + e - m->E), a->N};
+    size_t at = s->route.first[e];
+    return (ExpertRows){s->gathered + at * m->C, at, s->route.first[e + 1] - at};
+}
+
+// x_out = x_mid + sum over the experts of weight * down(silu(gate(norm2)) * up(norm2)), where the
+// weight of an expert that sees every token is 1.
+static void ffn_block_forward(const Model *m, Acts *a, int l) {
+    const Layer *w = &m->layer[l];
+    LayerActs *s = &a->layer[l];
+    Routing *r = &s->route;
+    size_t N = a->N, C = m->C, F = m->F;
+    float *x_out = a->layer[l + 1].x;
+    rmsnorm_forward(s->norm2, s->rstd2, s->x_mid, w->ffn_norm->w, N, C, m->c.rms_norm_eps);
+    memcpy(x_out, s->x_mid, N * C * sizeof(float));
+    if (m->E) {
+        double coef = m->c.router_aux_loss_coef * a->aux_share;
+        r->N = N, r->E = m->E, r->K = m->K, r->renormalise = m->c.norm_topk_prob;
+        r->group = m->c.seq_aux ? a->T : N;
+        r->balance = m->c.seq_aux ? coef * m->E / (a->T * m->K) / a->B : coef * m->E / N;
+        router_forward(r, s->norm2, w->router->w, C);
+        a->aux_loss += router_balance(r, NULL);
+        for (size_t i = 0; i < N * m->K; i++)
+            memcpy(s->gathered + i * C, s->norm2 + r->token[i] * C, C * sizeof(float));
+    }
+    for (size_t e = 0; e < m->E + m->S; e++) {
+        ExpertRows x = expert_rows(m, a, s, e);
+        float *gate = s->gate + x.at * F, *up = s->up + x.at * F, *h = a->h + x.at * F;
+        matmul_forward(gate, x.x, w->expert[e].gate->w, x.n, C, F, false);
+        matmul_forward(up, x.x, w->expert[e].up->w, x.n, C, F, false);
+        swiglu_forward(h, gate, up, x.n * F);
+        float *y = e < m->E ? s->expert_out + x.at * C : x_out;
+        matmul_forward(y, h, w->expert[e].down->w, x.n, F, C, e >= m->E);
+    }
+    #pragma omp parallel for num_threads(n_threads) if (N > 100)
+    for (size_t n = 0; n < N; n++)
+        for (size_t k = 0; k < m->K; k++) {
+            const float *y = s->expert_out + r->row[n * m->K + k] * C;
+            for (size_t c = 0; c < C; c++) x_out[n * C + c] += r->weight[n * m->K + k] * y[c];
+        }
+}
+
+// a->dx comes in as the gradient of x_out and goes out as that of x_mid. For the copy of token n in
+// row i:  x_out[n] += weight_i y_i   gives   dy_i = weight_i dx[n],   dweight_i = dx[n] . y_i
+static void ffn_block_backward(const Model *m, Acts *a, int l) {
+    const Layer *w = &m->layer[l];
+    LayerActs *s = &a->layer[l];
+    Routing *r = &s->route;
+    size_t N = a->N, C = m->C, F = m->F;
+    memset(a->dnorm, 0, N * C * sizeof(float));
+    #pragma omp parallel for num_threads(n_threads) if (N > 100)
+    for (size_t i = 0; i < N * m->K; i++) {
+        const float *dx = a->dx + i / m->K * C;
+        float *dy = a->drows + r->row[i] * C;
+        r->dweight[i] = dot(dx, s->expert_out + r->row[i] * C, C);
+        for (size_t c = 0; c < C; c++) dy[c] = r->weight[i] * dx[c];
+    }
+    for (size_t e = 0; e < m->E + m->S; e++) {
+        ExpertRows x = expert_rows(m, a, s, e);
+        const Expert *p = &w->expert[e];
+        bool routed = e < m->E;
+        const float *dy = routed ? a->drows + x.at * C : a->dx;
+        float *dx = routed ? a->dgathered + x.at * C : a->dnorm;
+        float *dh = a->dh + x.at * F, *dup = a->dup + x.at * F, *h = a->h + x.at * F;
+        matmul(x.n, F, C, plain(dy, C), plain(p->down->w, F), dh, false);
+        swiglu_backward(dh, dup, h, dh, s->gate + x.at * F, s->up + x.at * F, x.n * F);
+        matmul(C, F, x.n, transposed(dy, C), plain(h, F), p->down->g, true);
+        matmul_backward(dx, p->gate->g, dh, x.x, p->gate->w, x.n, C, F, !routed);
+        matmul_backward(dx, p->up->g, dup, x.x, p->up->w, x.n, C, F, true);
+    }
+    #pragma omp parallel for num_threads(n_threads) if (N > 100)
+    for (size_t n = 0; n < N; n++)
+        for (size_t k = 0; k < m->K; k++) {
+            const float *dx = a->dgathered + r->row[n * m->K + k] * C;
+            for (size_t c = 0; c < C; c++) a->dnorm[n * C + c] += dx[c];
+        }
+    if (m->E) router_backward(a->dnorm, w->router->g, a->dscore, r, s->norm2, w->router->w, C);
+    rmsnorm_backward(a->dx, w->ffn_norm->g, a->dnorm, s->x_mid, w->ffn_norm->w, s->rstd2, N, C);
+}
+
+// ---- the whole model ----------------------------------------------------------------------------
+
+// Runs ids (B, T) through all blocks, to a->final_norm (N, C). In training start and slot are NULL;
+// with a KV cache row t of sequence b is position start[b] + t of slot[b], and what stands before it
+// in the cache is attended to.
+static void model_forward(const Model *m, Acts *a, const int *ids, size_t B, size_t T,
+                          const int *start, const int *slot) {
+    a->B = B, a->T = T, a->N = B * T, a->ids = ids, a->start = start, a->slot = slot;
+    a->aux_loss = 0;
+    embedding_forward(a->layer[0].x, ids, m->embed->w, a->N, m->C);
+    for (int l = 0; l < (int)m->L; l++) {
+        attention_block_forward(m, a, l);
+        ffn_block_forward(m, a, l);
+    }
+    rmsnorm_forward(a->final_norm, a->final_rstd, a->layer[m->L].x, m->norm->w, a->N, m->C,
+                    m->c.rms_norm_eps);
+}
+
+// Logits for the rows a->out_row[0 .. n_out - 1] only: a row without a target costs nothing here,
+// and decoding wants the last position alone. The output matrix is the embedding: logits = x E^T.
+static void head_forward(const Model *m, Acts *a) {
+    for (int i = 0; i < a->n_out; i++)
+        memcpy(a->out_norm + i * m->C, a->final_norm + a->out_row[i] * m->C, m->C * sizeof(float));
+    matmul_forward(a->logits, a->out_norm, m->embed->w, a->n_out, m->C, m->V, false);
+}
+
+// The training forward: fills a->logp for every row n of ids (B, T) whose target[n] is not -1.
+static void logp_of(const Model *m, Acts *a, const int *ids, const int *target, size_t B, size_t T) {
+    model_forward(m, a, ids, B, T, NULL, NULL);
+    a->n_out = 0;
+    for (size_t n = 0; n < B * T; n++)
+        if (target[n] >= 0) a->out_row[a->n_out] = n, a->target[a->n_out++] = target[n];
+    head_forward(m, a);
+    logp_forward(a->logp, a->lse, a->logits, a->target, a->n_out, m->V);
+}
+
+// The one backward pass: from a->dlogp to the gradients of all parameters, which it adds to. The
+// embedding gets both of its shares, as output matrix first and as input at the end.
+static void model_backward(const Model *m, Acts *a) {
+    size_t C = m->C;
+    logp_backward(a->logits, a->dlogp, a->lse, a->target, a->n_out, m->V);
+    float *dout = a->out_norm; // (n_out, C)
+    matmul_backward(dout, m->embed->g, a->logits, a->out_norm, m->embed->w, a->n_out, C, m->V, false);
+    memset(a->dnorm, 0, a->N * C * sizeof(float));
+    for (int i = 0; i < a->n_out; i++)
+        memcpy(a->dnorm + a->out_row[i] * C, dout + i * C, C * sizeof(float));
+    memset(a->dx, 0, a->N * C * sizeof(float));
+    rmsnorm_backward(a->dx, m->norm->g, a->dnorm, a->layer[m->L].x, m->norm->w, a->final_rstd, a->N,
+                     C);
+    for (int l = (int)m->L - 1; l >= 0; l--) {
+        ffn_block_backward(m, a, l);
+        attention_block_backward(m, a, l);
+    }
+    embedding_backward(m->embed->g, a->ids, a->dx, a->N, C);
+}
+
+// =================================================================================================
+// Objectives
+//
+// An objective is a function of logp, the log-probabilities of the targets, and of nothing else in
+// the model. It returns its loss and fills dlogp = d loss / d logp; model_backward() does the rest.
+// =================================================================================================
+
+typedef struct { // the rows of one optimiser step, of which a pass may take only some
+    size_t rows, T;
+    int *ids, *target;     // (rows, T); target -1: nothing to learn here
+    size_t n_targets;      // in all rows
+} Batch;
+
+// Predicting the next token: loss = -1/M sum logp, so dlogp = -1/M. M counts the targets of the whole
+// optimiser step, not those of this pass: that alone makes the sum over passes equal the big batch.
+static double next_token_loss(float *dlogp, const float *logp, size_t n, const Batch *step) {
+    double loss = 0;
+    for (size_t i = 0; i < n; i++) {
+        loss -= logp[i] / step->n_targets;
+        dlogp[i] = -1.0f / step->n_targets;
+    }
+    return loss;
+}
+
+// =================================================================================================
+// The optimiser
+// =================================================================================================
+
+typedef struct {
+    double lr, beta1, beta2, eps, weight_decay, clip; // of this step
+    long step;                                        // 1 for the first
+} AdamW;
+
+// Cosine from base to a tenth of it, MiniMind's schedule; warm-up multiplies it by step / warmup.
+static double schedule(double base, long step, long total, long warmup) {
+    double rise = step < warmup ? (double)step / warmup : 1;
+    return rise * base * (0.1 + 0.45 * (1 + cos(M_PI * step / total)));
+}
+
+// The l2 norm of all gradients together, summed in double over pieces of fixed size.
+static double gradient_norm(const Model *m) {
+    enum { PIECE = 1 << 14 };
+    size_t pieces = (m->n_params + PIECE - 1) / PIECE;
+    double *sum = xcalloc(pieces, sizeof *sum), total = 0;
+    #pragma omp parallel for num_threads(n_threads)
+    for (size_t p = 0; p < pieces; p++)
+        for (size_t i = p * PIECE; i < min_size((p + 1) * PIECE, m->n_params); i++)
+            sum[p] += (double)m->grads[i] * m->grads[i];
+    for (size_t p = 0; p < pieces; p++) total += sum[p];
+    free(sum);
+    return sqrt(total);
+}
+
+// AdamW (Loshchilov and Hutter 2019), after scaling all gradients by min(1, clip / norm):
+//     w -= lr decay w;   m = b1 m + (1 - b1) g;   v = b2 v + (1 - b2) g^2
+//     w -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+// Clears the gradients on the way.
+static void adamw_step(Model *m, const AdamW *o, double norm) {
+    float scale = o->clip > 0 ? fmin(1, o->clip / (norm + 1e-6)) : 1;
+    float b1 = o->beta1, b2 = o->beta2, eps = o->eps;
+    float rate = o->lr / (1 - pow(o->beta1, o->step)), root = 1 / (1 - pow(o->beta2, o->step));
+    for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
+        float keep = 1 - o->lr * (t->decay ? o->weight_decay : 0);
+        size_t n = t->rows * t->cols;
+        #pragma omp parallel for num_threads(n_threads) if (n > 10000)
+        for (size_t i = 0; i < n; i++) {
+            float g = t->g[i] * scale;
+            t->m[i] = b1 * t->m[i] + (1 - b1) * g;
+            t->v[i] = b2 * t->v[i] + (1 - b2) * g * g;
+            t->w[i] = t->w[i] * keep - rate * t->m[i] / (sqrtf(t->v[i] * root) + eps);
+            t->g[i] = 0;
+        }
+    }
+}
+
+// =================================================================================================
+// Options
+// =================================================================================================
+
+typedef struct {
+    const char *data, *held_out, *tokenizer, *preset, *model, *out, *prompt;
+    long steps, epochs, batch, seq, warmup, accumulate, seed, threads, eval_every, max_new_tokens;
+    long top_k, documents;
+    double lr, beta2, weight_decay, clip, temperature, top_p, repetition_penalty;
+    Config set;        // fields of the configuration that an option gave,
+    bool is_set[CONFIG_FIELDS]; // and which ones those are
+} Options;
+
+static const struct Option {
+    const char *name, *commands; // the commands that know it, by their first letters
+    char kind;                   // s text, i whole number, f number
+    size_t offset;
+    double least, most;
+    const char *meaning;
+} option_table[] = {
+#define AT(field) offsetof(Options, field)
+    {"data", "pe", 's', AT(data), 0, 0, "JSONL with \"text\", or plain text; several with commas"},
+    {"held-out", "p", 's', AT(held_out), 0, 0, "measure on this file, not on every 50th document"},
+    {"tokenizer", "pi", 's', AT(tokenizer), 0, 0, "folder or tokenizer.json"},
+    {"preset", "pi", 's', AT(preset), 0, 0, "sizes to start from, see help"},
+    {"model", "pgei", 's', AT(model), 0, 0, "checkpoint folder to start from"},
+    {"out", "pw", 's', AT(out), 0, 0, "folder for what the command makes"},
+    {"steps", "p", 'i', AT(steps), 0, 1e9, "optimiser steps; 0: as many as --epochs take"},
+    {"epochs", "p", 'i', AT(epochs), 1, 1e6, "passes over the data"},
+    {"batch", "pie", 'i', AT(batch), 1, 1e6, "sequences in memory at a time"},
+    {"seq", "pi", 'i', AT(seq), 1, 1 << 24, "tokens in a sequence"},
+    {"lr", "p", 'f', AT(lr), 0, 10, "highest learning rate"},
+    {"warmup", "p", 'i', AT(warmup), 0, 1e9, "steps in which the rate rises to it"},
+    {"accumulate", "p", 'i', AT(accumulate), 1, 1e6, "batches that make one optimiser step"},
+    {"beta2", "p", 'f', AT(beta2), 0, 0.999999, "AdamW's memory of squared gradients"},
+    {"weight-decay", "p", 'f', AT(weight_decay), 0, 10, "of matrices; norms never decay"},
+    {"clip", "p", 'f', AT(clip), 0, 1e9, "longest gradient; 0: any"},
+    {"eval-every", "p", 'i', AT(eval_every), 0, 1e9, "steps between measurements; 0: a tenth of all"},
+    {"seed", "pgw", 'i', AT(seed), 0, 1e15, "the same seed gives the same bits"},
+    {"threads", "pgeicw", 'i', AT(threads), 1, 1024, "all cores when not said"},
+    {"prompt", "g", 's', AT(prompt), 0, 0, "text to continue"},
+    {"max-new-tokens", "g", 'i', AT(max_new_tokens), 1, 1 << 24, "longest answer"},
+    {"temperature", "g", 'f', AT(temperature), 0, 100, "0: always the most probable token"},
+    {"top-k", "g", 'i', AT(top_k), 0, 1e9, "draw from the k most probable; 0: from all"},
+    {"top-p", "g", 'f', AT(top_p), 0, 1, "draw from the most probable that hold p together"},
+    {"repetition-penalty", "g", 'f', AT(repetition_penalty), 0.01, 100, "1: none"},
+    {"documents", "w", 'i', AT(documents), 1, 1e9, "texts in the training part"},
+#undef AT
+};
+enum { OPTIONS = sizeof option_table / sizeof *option_table };
+
+static Options default_options(void) {
+    return (Options){.preset = "tiny", .epochs = 1, .batch = 8, .seq = 0, .lr = 0, .accumulate = 1,
+                     .beta2 = 0.95, .weight_decay = 0.1, .clip = 1, .seed = 1, .prompt = "",
+                     .max_new_tokens = 256, .temperature = 0.85, .top_p = 0.85, .top_k = 50,
+                     .repetition_penalty = 1, .documents = 30000};
+}
+
+static double parse_number(const char *name, const char *s, double least, double most, bool whole) {
+    char *end;
+    double value = strtod(s, &end);
+    if (!*s || *end || !(value >= least && value <= most) || (whole && value != floor(value)))
+        die("--%s %s: allowed is %s from %.15g to %.15g", name, s,
+            whole ? "a whole number" : "a number", least, most);
+    return value;
+}
+
+// Reads "--name value" pairs behind a command; `letter` is the command's. Dies with what is allowed.
+static void parse_options(Options *o, int argc, char **argv, char letter) {
+    for (int i = 0; i < argc; i += 2) {
+        const char *name = argv[i] + 2;
+        if (strncmp(argv[i], "--", 2)) die("%s: options look like --name value", argv[i]);
+        const struct Option *p = option_table;
+        while (p < option_table + OPTIONS && (strcmp(p->name, name) || !strchr(p->commands, letter)))
+            p++;
+        const struct Field *f = strchr("pi", letter) ? config_find(name, false) : NULL;
+        if (p == option_table + OPTIONS && !f)
+            die("--%s: this command has no such option; see minimind help", name);
+        if (i + 1 >= argc) die("--%s: its value is missing", name);
+        const char *value = argv[i + 1];
+        if (p == option_table + OPTIONS) {
+            config_set(&o->set, f, parse_number(name, value, f->least, f->most, !f->real), name);
+            o->is_set[f - config_field] = true;
+            continue;
+        }
+        char *at = (char *)o + p->offset;
+        if (p->kind == 's') *(const char **)at = value;
+        else if (p->kind == 'i') *(long *)at = (long)parse_number(name, value, p->least, p->most, true);
+        else *(double *)at = parse_number(name, value, p->least, p->most, false);
+    }
+    if (o->threads) n_threads = (int)o->threads;
+}
+
+// =================================================================================================
+// Files: a checkpoint is a folder
+//
+// config.json, model.safetensors, the tokenizer's two files and generation_config.json, with the
+// names that MiniMind, Qwen3 and other programs use. Every file is written beside its place and
+// moved there when it is complete.
+// =================================================================================================
+
+static void config_save(const Config *c, const Tokenizer *tok, const char *dir) {
+    Text t = {0};
+    char path[4096];
+    // The architecture of other libraries that computes the same thing, if there is one.
+    const char *type = !c->qk_norm && !c->use_moe ? "llama" : !c->qk_norm || c->n_shared_experts
+                     ? "minimind" : c->use_moe ? "qwen3_moe" : "qwen3";
+    const char *class = !strcmp(type, "llama") ? "Llama" : !strcmp(type, "qwen3") ? "Qwen3" :
+                        !strcmp(type, "qwen3_moe") ? "Qwen3Moe" : "MiniMind";
+    text_printf(&t, "{\n  \"model_type\": \"%s\",\n  \"architectures\": [\"%sForCausalLM\"],\n"
+                "  \"torch_dtype\": \"float32\",\n  \"hidden_act\": \"silu\",\n"
+                "  \"attention_bias\": false,\n  \"tie_word_embeddings\": true,\n"
+                "  \"bos_token_id\": %d,\n  \"eos_token_id\": %d,\n  \"pad_token_id\": %d,\n",
+                type, class, tok->bos, tok->eos, tok->pad);
+    for (const struct Field *f = config_field; f < config_field + CONFIG_FIELDS; f++) {
+        bool flag = !f->real && fabs(f->least) <= 1 && f->most == 1;
+        if (!strncmp(f->name, "yarn", 4)) continue;
+        if (flag) text_printf(&t, "  \"%s\": %s,\n", f->name, config_get(c, f) ? "true" : "false");
+        else text_printf(&t, "  \"%s\": %.17g,\n", f->name, config_get(c, f));
+    }
+    text_printf(&t, "  \"rope_scaling\": ");
+    if (!c->yarn) text_printf(&t, "null");
+    for (const struct Field *f = config_field; c->yarn && f < config_field + CONFIG_FIELDS; f++)
+        if (!strcmp(f->name, "yarn")) text_printf(&t, "{\"rope_type\": \"yarn\"");
+        else if (!strncmp(f->name, "yarn", 4))
+            text_printf(&t, ", \"%s\": %.17g", f->alias, config_get(c, f));
+    text_printf(&t, "%s\n}\n", c->yarn ? "}" : "");
+    snprintf(path, sizeof path, "%s/config.json", dir);
+    write_file(path, t.s, t.len);
+    t.len = 0;
+    text_printf(&t, "{\n  \"bos_token_id\": %d,\n  \"eos_token_id\": %d,\n  \"pad_token_id\": %d,\n"
+                "  \"do_sample\": true,\n  \"temperature\": 0.85,\n  \"top_p\": 0.85,\n"
+                "  \"top_k\": 50\n}\n", tok->bos, tok->eos, tok->pad);
+    snprintf(path, sizeof path, "%s/generation_config.json", dir);
+    write_file(path, t.s, t.len);
+    free(t.s);
+}
+
+// A field's value in object j, by its own name or its alias; a null counts as not there.
+static void read_field(Config *c, const struct Field *f, const Json *j, const char *path) {
+    const Json *v = json_get(j, f->name);
+    if (!v && *f->alias) v = json_get(j, f->alias);
+    if (!v || v->type == JSON_NULL) return;
+    double value = v->type == JSON_TRUE ? 1 : v->type == JSON_FALSE ? 0 : v->number;
+    if (v->type != JSON_NUMBER && v->type != JSON_TRUE && v->type != JSON_FALSE)
+        die("%s: %s is not a number", path, f->name);
+    config_set(c, f, value, path);
+}
+
+// Reads config.json of MiniMind, MiniMind2, Qwen3, Qwen3-MoE or Llama.
+static Config config_load(const char *dir) {
+    char path[4096];
+    size_t len;
+    snprintf(path, sizeof path, "%s/config.json", dir);
+    char *text = read_file(path, &len);
+    Json *j = json_parse_file(path, text, len);
+    Config c = config_preset("minimind3");
+    const Json *type = json_get(j, "model_type"), *moe = json_get(j, "use_moe");
+    const Json *scaling = json_get(j, "rope_scaling"), *tied = json_get(j, "tie_word_embeddings");
+    const Json *act = json_get(j, "hidden_act");
+    bool llama = type && type->type == JSON_STRING && !strcmp(type->s, "llama");
+    c.qk_norm = !llama && !json_get(j, "n_routed_experts"); // MiniMind2 had no q/k norm
+    c.norm_topk_prob = 1; // what MiniMind's code assumes when a file does not say
+    c.seq_aux = json_get(j, "n_routed_experts") != NULL;
+    c.use_moe = !moe && (json_get(j, "num_experts") || json_get(j, "n_routed_experts"));
+    for (const struct Field *f = config_field; f < config_field + CONFIG_FIELDS; f++) {
+        if (strncmp(f->name, "yarn", 4)) read_field(&c, f, j, path);
+        else if (scaling && scaling->type == JSON_OBJECT && c.yarn) read_field(&c, f, scaling, path);
+        else c.yarn = scaling && scaling->type == JSON_OBJECT;
+    }
+    const Json *kind = json_get(scaling, "rope_type") ? json_get(scaling, "rope_type")
+                                                      : json_get(scaling, "type");
+    if (c.yarn && (!kind || kind->type != JSON_STRING || strcmp(kind->s, "yarn")))
+        die("%s: rope_scaling is not of type yarn, the only one known here", path);
+    if (tied && tied->type == JSON_FALSE)
+        die("%s: tie_word_embeddings is false; only tied embeddings are known here", path);
+    if (act && act->type == JSON_STRING && strcmp(act->s, "silu"))
+        die("%s: hidden_act is %s; only silu is known here", path, act->s);
+    json_free(j);
+    free(text);
+    config_complete(&c, path);
+    return c;
+}
+
+static const char *const own_dtype = sizeof(float) == 8 ? "F64" : "F32";
+
+// safetensors: eight bytes of header length, a JSON header {name: {dtype, shape, data_offsets}}, the
+// numbers. Streamed to disk: the model is not copied in memory.
+static void weights_save(const Model *m, const char *dir) {
+    char path[4096], temporary[4100];
+    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    Text head = {0};
+    text_printf(&head, "{\"__metadata__\":{\"format\":\"pt\"}");
+    for (const Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
+        size_t from = t->offset * sizeof(float), to = from + t->rows * t->cols * sizeof(float);
+        text_printf(&head, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", t->name, own_dtype);
+        if (t->std > 0) text_printf(&head, "%zu,", t->rows); // a norm has one dimension
+        text_printf(&head, "%zu],\"data_offsets\":[%zu,%zu]}", t->cols, from, to);
+    }
+    text_printf(&head, "}");
+    while (head.len % 8) text_append(&head, " ", 1);
+    unsigned char size[8];
+    for (int i = 0; i < 8; i++) size[i] = (uint64_t)head.len >> 8 * i;
+    FILE *f = open_file(temporary, "wb");
+    bool ok = fwrite(size, 1, 8, f) == 8 && fwrite(head.s, 1, head.len, f) == head.len &&
+              fwrite(m->params, sizeof(float), m->n_params, f) == m->n_params;
+    if (fclose(f) || !ok || rename(temporary, path)) die("%s: cannot be written (disk full?)", path);
+    free(head.s);
+}
+
+// Numbers of other widths: sign, exponent and mantissa out of the bits, as IEEE 754 has them.
+static float decode_float(uint64_t bits, int exponent_bits, int mantissa_bits) {
+    uint64_t mantissa = bits & ((UINT64_C(1) << mantissa_bits) - 1);
+    int top = (1 << exponent_bits) - 1, exponent = (int)(bits >> mantissa_bits & top);
+    double sign = bits >> (exponent_bits + mantissa_bits) & 1 ? -1 : 1;
+    if (exponent == top) return mantissa ? NAN : sign * INFINITY;
+    double value = exponent ? 1 + ldexp((double)mantissa, -mantissa_bits)
+                            : 2 * ldexp((double)mantissa, -mantissa_bits);
+    return sign * ldexp(value, exponent - top / 2);
+}
+
+// Fills tensor t from bytes [from, to) of f, whose numbers are of type dtype.
+static void read_tensor(const Tensor *t, FILE *f, const char *dtype, size_t start, size_t from,
+                        size_t to, const char *path) {
+    static const struct { const char *name; int bytes, exponent, mantissa; } types[] = {
+        {"F64", 8, 11, 52}, {"F32", 4, 8, 23}, {"BF16", 2, 8, 7}, {"F16", 2, 5, 10}};
+    size_t n = t->rows * t->cols, i = 0;
+    while (i < 4 && strcmp(types[i].name, dtype)) i++;
+    if (i == 4) die("%s: %s has dtype %s; known are F64 F32 BF16 F16", path, t->name, dtype);
+    if (to - from != n * types[i].bytes)
+        die("%s: %s takes %zu bytes, but %zu are given", path, t->name, n * types[i].bytes, to - from);
+    if (fseeko(f, (off_t)(start + from), SEEK_SET)) die("%s: cannot seek", path);
+    if (!strcmp(dtype, own_dtype)) {
+        if (fread(t->w, sizeof(float), n, f) != n) die("%s: ends within %s", path, t->name);
+        return;
+    }
+    for (size_t j = 0; j < n; j++) {
+        unsigned char b[8];
+        uint64_t bits = 0;
+        if (fread(b, 1, types[i].bytes, f) != (size_t)types[i].bytes)
+            die("%s: ends within %s", path, t->name);
+        for (int k = 0; k < types[i].bytes; k++) bits |= (uint64_t)b[k] << 8 * k;
+        t->w[j] = decode_float(bits, types[i].exponent, types[i].mantissa);
+    }
+}
+
+// Loads the weights of an allocated model. Every tensor of the table must be there with its shape;
+// a tensor that is not in the table is refused, except lm_head.weight, the tied embedding again.
+static void weights_load(Model *m, const char *dir) {
+    char path[4096];
+    unsigned char size[8];
+    uint64_t len = 0;
+    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    FILE *f = open_file(path, "rb");
+    if (fseeko(f, 0, SEEK_END)) die("%s: cannot seek", path);
+    uint64_t file_size = (uint64_t)ftello(f);
+    rewind(f);
+    if (fread(size, 1, 8, f) == 8)
+        for (int i = 0; i < 8; i++) len |= (uint64_t)size[i] << 8 * i;
+    if (len < 2 || len > file_size - 8)
+        die("%s: is not a safetensors file or is cut off (%" PRIu64 " bytes)", path, file_size);
+    char *head = xcalloc(len + 1, 1);
+    if (fread(head, 1, len, f) != len) die("%s: cannot be read", path);
+    Json *j = json_parse_file(path, head, len);
+    for (const Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
+        const Json *e = json_get(j, t->name), *dtype = json_get(e, "dtype");
+        const Json *shape = json_get(e, "shape"), *range = json_get(e, "data_offsets");
+        const Json *from = range ? range->child : NULL, *to = from ? from->next : NULL;
+        const Json *last = shape ? shape->child : NULL;
+        double rows = 1;
+        for (; last && last->next; last = last->next) rows *= last->number;
+        if (!e) die("%s: %s is missing, which config.json asks for", path, t->name);
+        if (!dtype || dtype->type != JSON_STRING || !to || !last)
+            die("%s: the header's entry for %s is not complete", path, t->name);
+        if (rows != t->rows || last->number != t->cols)
+            die("%s: %s is (%g, %g), but config.json makes it (%zu, %zu)", path, t->name, rows,
+                last->number, t->rows, t->cols);
+        if (!(from->number >= 0 && from->number <= to->number && to->number <= file_size - 8 - len))
+            die("%s: %s lies outside the file, which is cut off or damaged", path, t->name);
+        read_tensor(t, f, dtype->s, 8 + len, from->number, to->number, path);
+    }
+    for (const Json *e = j->child; e; e = e->next) {
+        const Tensor *t = m->tensor;
+        while (t < m->tensor + m->n_tensors && strcmp(t->name, e->key)) t++;
+        if (t == m->tensor + m->n_tensors && strcmp(e->key, "__metadata__") &&
+            strcmp(e->key, "lm_head.weight"))
+            die("%s: holds %s, which the model of config.json does not have", path, e->key);
+    }
+    fclose(f);
+    json_free(j);
+    free(head);
+}
+
+static void checkpoint_save(const Model *m, const Tokenizer *tok, const char *dir) {
+    make_dir(dir);
+    tokenizer_save(tok, dir);
+    config_save(&m->c, tok, dir);
+    weights_save(m, dir);
+}
+
+// =================================================================================================
+// Data
+//
+// Training reads tokens, not text. The data is tokenised once into out/cache/HASH.ids, where HASH
+// covers the data, the tokenizer and what is held out: a change of any makes another file. From there
+// windows of T + 1 tokens are read as they are needed, so gigabytes of data take no memory. A JSONL
+// document becomes  <|im_start|> text <|im_end|>,  as in MiniMind's pretraining; plain text is one
+// document from beginning to end. Every 50th document (of plain text: every 50th stretch of 4 KB) is
+// held out of the training and measured on.
+// =================================================================================================
+
+typedef struct {
+    uint64_t magic, id_bytes, n_train, n_held, n_documents; // of the cache file, in this order
+} CacheHead;
+
+typedef struct {
+    size_t end;    // of the document, in held.id
+    double bytes;  // of its text
+    double floor;  // bits that no model can save, or NaN where nobody knows
+} Document;
+
+typedef struct {
+    FILE *file;             // the cache
+    CacheHead head;         // then n_train ids, n_held ids, n_documents Documents
+    int *held;              // held-out ids
+    Document *document;     // and their documents
+    size_t T, n_windows, next, *order; // the windows of this epoch, in random order
+    size_t phase, epoch;    // window w starts at token phase + w T
+    uint64_t seed;
+} Data;
+
+enum { HOLD_OUT_EVERY = 50, TEXT_BLOCK = 4096 };
+
+static void write_ids(FILE *f, const int *id, size_t n, size_t id_bytes) {
+    for (size_t i = 0; i < n; i++) {
+        uint16_t two = (uint16_t)id[i];
+        uint32_t four = (uint32_t)id[i];
+        fwrite(id_bytes == 2 ? (void *)&two : (void *)&four, id_bytes, 1, f);
+    }
+}
+
+static void read_ids(FILE *f, int *id, size_t n, size_t id_bytes) {
+    unsigned char b[4] = {0};
+    for (size_t i = 0; i < n; i++) {
+        uint16_t two;
+        uint32_t four;
+        if (fread(b, id_bytes, 1, f) != 1) die("the token cache ended too early: delete out/cache");
+        memcpy(&two, b, 2), memcpy(&four, b, 4);
+        id[i] = id_bytes == 2 ? two : (int)four;
+    }
+}
+
+typedef struct { // what tokenising a file adds to
+    Tokenizer *tok;
+    FILE *out;
+    CacheHead *head;
+    Ids held;
+    Document *document;
+    size_t seen; // documents so far
+} Builder;
+
+// Tokenises one document, or one stretch of a plain text, and puts it where it belongs.
+static void add_document(Builder *b, const char *s, size_t n, bool begins, bool ends, bool hold_out,
+                         double floor) {
+    Ids ids = {0};
+    int *bos = b->tok->bos >= 0 && (begins || hold_out) ? &b->tok->bos : NULL;
+    int *eos = b->tok->eos >= 0 && (ends || hold_out) ? &b->tok->eos : NULL;
+    tokenizer_encode(b->tok, s, n, true, &ids);
+    if (hold_out) {
+        CacheHead *h = b->head;
+        b->held.id = xrealloc(b->held.id, h->n_held + ids.n + 2, sizeof(int));
+        if (bos) b->held.id[h->n_held++] = *bos;
+        memcpy(b->held.id + h->n_held, ids.id, ids.n * sizeof(int)), h->n_held += ids.n;
+        if (eos) b->held.id[h->n_held++] = *eos;
+        b->document = xrealloc(b->document, h->n_documents + 1, sizeof *b->document);
+        b->document[h->n_documents++] = (Document){h->n_held, n, floor};
+    } else {
+        if (bos) write_ids(b->out, bos, 1, b->head->id_bytes);
+        write_ids(b->out, ids.id, ids.n, b->head->id_bytes);
+        if (eos) write_ids(b->out, eos, 1, b->head->id_bytes);
+        b->head->n_train += ids.n + (bos != NULL) + (eos != NULL);
+    }
+    free(ids.id);
+}
+
+// All documents of a file; hold_out: 0 none, 1 every 50th, 2 all.
+static void add_file(Builder *b, const char *path, int hold_out) {
+    Reader r = reader_open(path);
+    Text block = {0};
+    bool first = true;
+    while (reader_next(&r)) {
+        bool out = hold_out == 2 || (hold_out && b->seen % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1);
+        if (r.json) {
+            const Json *text = json_get(r.json, "text"), *bits = json_get(r.json, "bits");
+            if (!text || text->type != JSON_STRING)
+                die("%s:%zu: a pretraining record needs a string called \"text\"", path, r.number);
+            add_document(b, text->s, text->len, true, true, out, bits ? bits->number : NAN);
+            b->seen++;
+            continue;
+        }
+        text_append(&block, r.line, r.len);
+        if (block.len < TEXT_BLOCK) continue;
+        add_document(b, block.s, block.len, first, false, out, NAN);
+        b->seen++, block.len = 0, first = false;
+    }
+    if (block.len) add_document(b, block.s, block.len, first, true, hold_out == 2, NAN), b->seen++;
+    free(block.s);
+    reader_close(&r);
+}
+
+// Calls add_file for each name in a list with commas.
+static void add_files(Builder *b, const char *list, int hold_out) {
+    char *names = strdup(list);
+    for (char *path = strtok(names, ","); path; path = strtok(NULL, ",")) add_file(b, path, hold_out);
+    free(names);
+}
+
+// FNV-1a over eight bytes at a time of every file in a list.
+static uint64_t hash_files(uint64_t h, const char *list) {
+    char *names = strdup(list);
+    for (char *path = strtok(names, ","); path; path = strtok(NULL, ",")) {
+        FILE *f = open_file(path, "rb");
+        uint64_t block[512];
+        size_t n;
+        while (memset(block, 0, sizeof block), (n = fread(block, 1, sizeof block, f)) > 0)
+            for (size_t i = 0; i < 512; i++) h = (h ^ block[i] ^ n) * 0x100000001B3u;
+        if (ferror(f)) die("%s: cannot be read", path);
+        fclose(f);
+    }
+    free(names);
+    return h;
+}
+
+static void build_cache(const Options *o, Tokenizer *tok, const char *path, uint64_t magic) {
+    char temporary[4100];
+    CacheHead head = {magic, tok->vocab_size <= 65536 ? 2 : 4, 0, 0, 0};
+    snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    Builder b = {.tok = tok, .out = open_file(temporary, "wb"), .head = &head};
+    double start = seconds();
+    fprintf(stderr, "tokenising %s into %s\n", o->data, path);
+    fwrite(&head, sizeof head, 1, b.out);
+    add_files(&b, o->data, o->held_out ? 0 : 1);
+    if (o->held_out) add_files(&b, o->held_out, 2);
+    write_ids(b.out, b.held.id, head.n_held, head.id_bytes);
+    fwrite(b.document, sizeof *b.document, head.n_documents, b.out);
+    rewind(b.out);
+    fwrite(&head, sizeof head, 1, b.out);
+    bool bad = ferror(b.out);
+    if (fclose(b.out) || bad || rename(temporary, path)) die("%s: cannot be written", path);
+    fprintf(stderr, "%" PRIu64 " tokens to train on, %" PRIu64 " held out in %" PRIu64 " documents "
+            "(%.1f s)\n", head.n_train, head.n_held, head.n_documents, seconds() - start);
+    free(b.held.id), free(b.document);
+}
+
+// Opens the data of --data and --held-out as tokens, tokenising it if that was not done before.
+static Data *data_open(const Options *o, Tokenizer *tok, size_t T) {
+    Data *d = xcalloc(1, sizeof *d);
+    char path[100];
+    uint64_t hash = hash_files(tok->fingerprint, o->data);
+    if (o->held_out) hash = hash_files(splitmix64(hash), o->held_out);
+    make_dir("out/cache");
+    snprintf(path, sizeof path, "out/cache/%016" PRIx64 ".ids", hash);
+    if (access(path, R_OK)) build_cache(o, tok, path, hash);
+    d->file = open_file(path, "rb");
+    size_t got = fread(&d->head, sizeof d->head, 1, d->file);
+    if (got != 1 || d->head.magic != hash) die("%s: is damaged; delete it", path);
+    CacheHead *h = &d->head;
+    if (h->n_train < T + 1)
+        die("%s: %" PRIu64 " tokens are fewer than one window of --seq %zu and its target", o->data,
+            h->n_train, T);
+    d->held = xcalloc(h->n_held, sizeof *d->held);
+    d->document = xcalloc(h->n_documents, sizeof *d->document);
+    fseeko(d->file, (off_t)(sizeof *h + h->n_train * h->id_bytes), SEEK_SET);
+    read_ids(d->file, d->held, h->n_held, h->id_bytes);
+    if (fread(d->document, sizeof *d->document, h->n_documents, d->file) != h->n_documents)
+        die("%s: is damaged; delete it", path);
+    d->T = T, d->seed = splitmix64(o->seed);
+    return d;
+}
+
+static void data_close(Data *d) {
+    fclose(d->file);
+    free(d->held), free(d->document), free(d->order), free(d);
+}
+
+// Where the first window of an epoch starts: each epoch cuts the tokens elsewhere.
+static size_t epoch_phase(const Data *d, size_t epoch) {
+    size_t spare = d->head.n_train - d->T;
+    return splitmix64(d->seed + epoch) % min_size(spare, d->T);
+}
+
+static size_t epoch_windows(const Data *d, size_t epoch) {
+    return (d->head.n_train - 1 - epoch_phase(d, epoch)) / d->T;
+}
+
+static void data_shuffle(Data *d) {
+    d->phase = epoch_phase(d, d->epoch), d->n_windows = epoch_windows(d, d->epoch), d->next = 0;
+    d->order = xrealloc(d->order, d->n_windows, sizeof *d->order);
+    uint64_t stream = splitmix64(d->seed ^ 0x0DE4) + d->epoch * d->head.n_train;
+    for (size_t i = 0; i < d->n_windows; i++) { // Fisher and Yates, from the inside out
+        size_t j = uniform(stream, i) * (i + 1);
+        d->order[i] = d->order[j], d->order[j] = i;
+    }
+    d->epoch++;
+}
+
+// The rows of the next optimiser step: at most rows_wanted, fewer at the end of an epoch. This is
+// the one place where labels are shifted: the target of position t is the token at t + 1.
+static void data_fill(Data *d, Batch *b, size_t rows_wanted) {
+    if (d->next == d->n_windows) data_shuffle(d);
+    b->T = d->T, b->rows = min_size(rows_wanted, d->n_windows - d->next);
+    int *window = xcalloc(d->T + 1, sizeof *window);
+    for (size_t r = 0; r < b->rows; r++) {
+        size_t at = d->phase + d->order[d->next++] * d->T;
+        fseeko(d->file, (off_t)(sizeof d->head + at * d->head.id_bytes), SEEK_SET);
+        read_ids(d->file, window, d->T + 1, d->head.id_bytes);
+        memcpy(b->ids + r * d->T, window, d->T * sizeof *window);
+        memcpy(b->target + r * d->T, window + 1, d->T * sizeof *window);
+    }
+    b->n_targets = b->rows * d->T;
+    free(window);
+}
+
+// =================================================================================================
+// Measuring it: evaluation
+//
+// Loss is per token and depends on the tokenizer. Bits per byte divides by the bytes of the text
+// instead, and so compares models of any vocabulary. Both are measured document by document, from the
+// first token on; a document longer than the context is cut, and every piece starts afresh.
+// =================================================================================================
+
+typedef struct { // sums over documents; the products give the standard errors
+    double nats, tokens, bytes, floor, n;
+    double nats_nats, nats_tokens, nats_bytes, tokens_tokens, bytes_bytes;
+} Score;
+
+// r = sum of x / sum of y over n documents; its standard error from the residuals x - r y.
+static double ratio_error(double x, double y, double xx, double xy, double yy, double n) {
+    double r = x / y, residual = xx - 2 * r * xy + r * r * yy;
+    return n > 1 ? sqrt(fmax(residual, 0) * n / (n - 1)) / y : NAN;
+}
+
+static void score_document(Score *s, double nats, double tokens, const Document *d) {
+    s->nats += nats, s->tokens += tokens, s->bytes += d->bytes, s->floor += d->floor, s->n++;
+    s->nats_nats += nats * nats, s->nats_tokens += nats * tokens, s->nats_bytes += nats * d->bytes;
+    s->tokens_tokens += tokens * tokens, s->bytes_bytes += d->bytes * d->bytes;
+}
+
+static double bits_per_byte(const Score *s) { return s->nats / M_LN2 / s->bytes; }
+
+// Adds n documents to the score. Pieces are batched as they come, padded to the longest in a batch:
+// a padded position has no target, and no other position looks ahead to it.
+static void evaluate(const Model *m, Acts *a, const int *ids, const Document *doc, size_t n,
+                     size_t context, Score *s) {
+    size_t cap = a->max_rows, d = 0, at = 0; // the document at hand and its next token
+    int *in = xcalloc(cap, sizeof *in), *target = xcalloc(cap, sizeof *target);
+    double *nats = xcalloc(n, sizeof *nats), *tokens = xcalloc(n, sizeof *tokens);
+    struct { size_t document, at, len; } piece[256];
+    if (context > cap) context = cap;
+    while (d < n) {
+        size_t B = 0, T = 0;
+        while (d < n && B < 256) { // as many pieces as fit
+            if (at + 1 >= doc[d].end) { // no token left that has a target
+                at = doc[d++].end;
+                continue;
+            }
+            size_t len = min_size(context, doc[d].end - 1 - at), longest = len > T ? len : T;
+            if ((B + 1) * longest > cap) break;
+            piece[B].document = d, piece[B].at = at, piece[B++].len = len;
+            T = longest, at += len;
+        }
+        for (size_t b = 0; b < B; b++)
+            for (size_t t = 0; t < T; t++) {
+                bool real = t < piece[b].len;
+                in[b * T + t] = real ? ids[piece[b].at + t] : 0;
+                target[b * T + t] = real ? ids[piece[b].at + t + 1] : -1;
+            }
+        if (!B) continue;
+        logp_of(m, a, in, target, B, T);
+        for (int i = 0; i < a->n_out; i++) {
+            size_t owner = piece[a->out_row[i] / T].document;
+            nats[owner] -= a->logp[i], tokens[owner]++;
+        }
+    }
+    for (size_t i = 0; i < n; i++) score_document(s, nats[i], tokens[i], &doc[i]);
+    free(in), free(target), free(nats), free(tokens);
+}
+
+// =================================================================================================
+// Training: one loop for every stage
+// =================================================================================================
+
+static volatile sig_atomic_t interrupted;
+static void on_interrupt(int sig) { (void)sig, interrupted = 1; }
+
+// Names the first tensor with a number that is not finite, in the order of the table.
+static const char *first_bad_tensor(const Model *m) {
+    for (const Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++)
+        for (size_t i = 0; i < t->rows * t->cols; i++) {
+            if (!isfinite(t->w[i])) return t->name;
+            if (!isfinite(t->g[i])) return t->name;
+        }
+    return "no weight or gradient: the logits";
+}
+
+typedef struct {
+    double loss, aux, norm;
+    double load_least, load_most; // share of the tokens that the idlest and busiest expert got
+} StepReport;
+
+// Gradients of one optimiser step: its rows in passes of at most `batch`, each weighted so that the
+// sum is that of all rows in one pass. (The batch balance loss alone is not a sum over rows: it is
+// balanced within each pass and weighted by the pass's share.)
+static StepReport train_pass(Model *m, Acts *a, const Batch *b, size_t batch) {
+    StepReport r = {.load_least = 1};
+    size_t *count = xcalloc(m->L * m->E + 1, sizeof *count);
+    for (size_t row = 0; row < b->rows; row += batch) {
+        size_t rows = min_size(batch, b->rows - row);
+        a->aux_share = (float)rows / b->rows;
+        logp_of(m, a, b->ids + row * b->T, b->target + row * b->T, rows, b->T);
+        r.loss += next_token_loss(a->dlogp, a->logp, a->n_out, b);
+        r.aux += a->aux_loss;
+        model_backward(m, a);
+        for (size_t l = 0; l < m->L; l++)
+            for (size_t e = 0; e < m->E; e++)
+                count[l * m->E + e] += a->layer[l].route.first[e + 1] - a->layer[l].route.first[e];
+    }
+    for (size_t i = 0; i < m->L * m->E; i++) {
+        double share = (double)count[i] / (b->rows * b->T * m->K);
+        r.load_least = fmin(r.load_least, share), r.load_most = fmax(r.load_most, share);
+    }
+    free(count);
+    r.norm = gradient_norm(m);
+    return r;
+}
+
+static void print_held_out(FILE *f, const Score *s) {
+    fprintf(f, "held out: loss %.4f, %.4f bits per byte", s->nats / s->tokens, bits_per_byte(s));
+    if (isfinite(s->floor)) {
+        double floor = s->floor / s->bytes;
+        fprintf(f, "; the floor is %.4f (%.3f times it)", floor, bits_per_byte(s) / floor);
+    }
+    fprintf(f, "\n");
+}
+
+// Trains m on d and leaves a checkpoint and train.csv in o->out. Ctrl-C ends it after the step at
+// hand, with everything saved. Returns the last score on the held-out part.
+static Score train(Model *m, Tokenizer *tok, Data *d, const Options *o) {
+    size_t rows = o->batch * o->accumulate, T = d->T, total = o->steps;
+    for (long e = 0; e < o->epochs && !o->steps; e++)
+        total += (epoch_windows(d, e) + rows - 1) / rows;
+    Acts *a = acts_new(m, true, o->batch * T, 0, 0);
+    Batch b = {.ids = xcalloc(rows * T, sizeof(int)), .target = xcalloc(rows * T, sizeof(int))};
+    char path[4096];
+    make_dir(o->out);
+    snprintf(path, sizeof path, "%s/train.csv", o->out);
+    FILE *csv = open_file(path, "w");
+    fprintf(csv, "step,loss,aux_loss,lr,grad_norm,tokens_per_second,load_least,load_most,"
+            "held_out_loss,held_out_bits_per_byte\n");
+    bool terminal = isatty(2);
+    long eval_every = o->eval_every ? o->eval_every : (long)(total + 9) / 10;
+    double start = seconds(), shown = start, tokens = 0, paused = 0;
+    Score s = {0};
+    interrupted = 0;
+    signal(SIGINT, on_interrupt);
+    for (size_t step = 1; step <= total && !interrupted; step++) {
+        data_fill(d, &b, rows);
+        StepReport r = train_pass(m, a, &b, o->batch);
+        AdamW opt = {schedule(o->lr, step, total, o->warmup), 0.9, o->beta2, 1e-8, o->weight_decay,
+                     o->clip, step};
+        if (!isfinite(r.loss + r.norm))
+            die("step %zu: the loss is %g and the gradient norm %g; first bad tensor: %s", step, r.loss,
+                r.norm, first_bad_tensor(m));
+        adamw_step(m, &opt, r.norm);
+        tokens += b.rows * T;
+        double now = seconds(), rate = tokens / (now - start - paused);
+        bool last = step == total || interrupted, measure = step % eval_every == 0 || last;
+        fprintf(csv, "%zu,%.6f,%.6f,%.4g,%.4f,%.0f,%.3f,%.3f,", step, r.loss, r.aux, opt.lr, r.norm,
+                rate, r.load_least, r.load_most);
+        if (step == 1)
+            fprintf(stderr, "first loss %.4f; knowing nothing is ln V = %.4f\n", r.loss, log(m->V));
+        if (now - shown > (terminal ? 0.2 : 5) || measure || step == 1) {
+            double left = (total - step) * (now - start - paused) / step;
+            fprintf(stderr, "%sstep %zu/%zu  loss %.4f  lr %.2e  norm %.2f  %.0f tokens/s  %d:%02d left",
+                    terminal ? "\r\033[K" : "", step, total, r.loss, opt.lr, r.norm, rate,
+                    (int)left / 60, (int)left % 60);
+            if (m->E) fprintf(stderr, "  load %.0f-%.0f%%", 100 * r.load_least, 100 * r.load_most);
+            if (!terminal || measure) fprintf(stderr, "\n");
+            shown = now;
+        }
+        if (measure && d->head.n_documents) {
+            s = (Score){0};
+            evaluate(m, a, d->held, d->document, d->head.n_documents, T, &s);
+            print_held_out(stderr, &s);
+            fprintf(csv, "%.6f,%.6f", s.nats / s.tokens, bits_per_byte(&s));
+        } else fprintf(csv, ",");
+        fprintf(csv, "\n");
+        if (measure) {
+            checkpoint_save(m, tok, o->out);
+            fflush(csv);
+            paused += seconds() - now;
+        }
+    }
+    signal(SIGINT, SIG_DFL);
+    if (fclose(csv)) die("%s: cannot be written", path);
+    acts_free(a);
+    free(b.ids), free(b.target);
+    return s;
+}
+
+// =================================================================================================
+// Talking to it
+// =================================================================================================
+
+typedef struct {
+    double temperature, top_p, repetition_penalty; // temperature 0: always the most probable token
+    int top_k;                                     // 0: no limit
+} Sampling;
+
+typedef struct {
+    float logit;
+    int id;
+} Candidate;
+
+static int by_logit(const void *a, const void *b) { // largest first, ties by id
+    const Candidate *x = a, *y = b;
+    return x->logit > y->logit ? -1 : x->logit < y->logit ? 1 : x->id - y->id;
+}
+
+// The k-th largest of x (n), 1 <= k <= n, by keeping the k largest so far in order.
+static float kth_largest(const float *x, size_t n, size_t k) {
+    float *best = scratch(k);
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (kept == k && !(x[i] > best[k - 1])) continue;
+        size_t j = kept < k ? kept++ : k - 1;
+        for (; j > 0 && best[j - 1] < x[i]; j--) best[j] = best[j - 1];
+        best[j] = x[i];
+    }
+    return best[k - 1];
+}
+
+// Turns logits (V) into the distribution that the next token is drawn from, in MiniMind's order:
+// temperature; repetition penalty on each distinct token of the history (a positive logit is divided
+// by it, any other multiplied); top-k keeps what is not below the k-th largest; top-p drops a token
+// when the more probable ones already hold more than p together; softmax over what is left.
+static void sampling_distribution(float *logits, size_t V, const int *history, size_t n,
+                                  const Sampling *s) {
+    for (size_t v = 0; v < V && s->temperature > 0; v++) logits[v] /= s->temperature;
+    bool *seen = xcalloc(V, sizeof *seen);
+    for (size_t i = 0; i < n; i++) {
+        float *x = &logits[history[i]];
+        if (!seen[history[i]]) *x = *x > 0 ? *x / s->repetition_penalty : *x * s->repetition_penalty;
+        seen[history[i]] = true;
+    }
+    free(seen);
+    size_t k = s->temperature > 0 ? s->top_k : 1;
+    float least = k > 0 && k < V ? kth_largest(logits, V, k) : -INFINITY;
+    Candidate *kept = xcalloc(V, sizeof *kept);
+    size_t n_kept = 0;
+    for (size_t v = 0; v < V; v++)
+        if (logits[v] >= least) kept[n_kept++] = (Candidate){logits[v], (int)v};
+    if (s->top_p < 1 || s->temperature <= 0) qsort(kept, n_kept, sizeof *kept, by_logit);
+    if (s->temperature <= 0) n_kept = 1;
+    float max = row_max(logits, V), sum = 0, before = 0;
+    memset(logits, 0, V * sizeof *logits);
+    for (size_t i = 0; i < n_kept; i++) sum += kept[i].logit = fast_exp(kept[i].logit - max);
+    size_t end = 0;
+    for (; end < n_kept && (end == 0 || s->top_p >= 1 || before <= s->top_p * sum); end++)
+        before += kept[end].logit;
+    for (size_t i = 0; i < end; i++) logits[kept[i].id] = kept[i].logit / before;
+    free(kept);
+}
+
+static int draw(const float *p, size_t V, double u) {
+    int last = 0;
+    for (size_t v = 0; v < V; v++) {
+        if (p[v] <= 0) continue;
+        last = (int)v;
+        if ((u -= p[v]) < 0) break;
+    }
+    return last; // rounding may leave a little of u: then the last possible token
+}
+
+// Feeds n tokens of one sequence, in slot 0 from position start on, in passes of at most max_rows
+// rows; the logits after the last one are in a->logits.
+static void prefill(const Model *m, Acts *a, const int *ids, size_t n, int start) {
+    for (size_t i = 0; i < n; i += a->max_rows) {
+        size_t rows = min_size(a->max_rows, n - i);
+        int at = start + (int)i, slot = 0;
+        model_forward(m, a, ids + i, 1, rows, &at, &slot);
+        a->n_out = 1, a->out_row[0] = (int)rows - 1;
+    }
+    head_forward(m, a);
+}
+
+// =================================================================================================
+// Measuring it: check
+//
+// Two independent witnesses that the mathematics above is right. Finite differences ask the forward
+// pass for its own slope and compare it with what the backward pass claims. The golden files hold
+// numbers that another implementation, in another language, computed from the same formulas.
+// =================================================================================================
+
+typedef struct {
+    int passed, failed;
+} Tally;
+
+// One line a quantity: what, the error, the limit. A NaN is never within a limit.
+static bool report(Tally *tally, const char *what, double error, double limit) {
+    bool ok = error <= limit;
+    if (ok) tally->passed++;
+    else tally->failed++;
+    printf("%-6s %-64s error %8.2e  limit %8.2e\n", ok ? "ok" : "FAILED", what, error, limit);
+    return ok;
+}
+
+static const char *const check_variant[][2] = {
+    {"dense", ""},
+    {"dense without q/k norm", "qk_norm=0 num_key_value_heads=4"},
+    {"YaRN", "yarn=1 yarn_original_max=4 yarn_factor=4 yarn_beta_fast=2 yarn_beta_slow=0.25 "
+             "rope_theta=100 yarn_attention_factor=1.1"},
+    {"odd sizes", "vocab_size=11 hidden_size=9 num_attention_heads=3 num_key_value_heads=1 head_dim=6 "
+                  "intermediate_size=5"},
+    {"top-1 raw", "use_moe=1 router_aux_loss_coef=0"},
+    {"top-1 renormalised", "use_moe=1 norm_topk_prob=1 router_aux_loss_coef=0"},
+    {"top-1 renormalised, batch balance", "use_moe=1 norm_topk_prob=1 router_aux_loss_coef=0.5"},
+    {"top-2, batch balance", "use_moe=1 num_experts_per_tok=2 router_aux_loss_coef=0.3"},
+    {"top-2 of 6 raw, sequence balance", "use_moe=1 num_experts=6 num_experts_per_tok=2 seq_aux=1 "
+                                         "norm_topk_prob=0 router_aux_loss_coef=0.3"},
+    {"top-2 and 2 shared, sequence balance", "use_moe=1 num_experts_per_tok=2 n_shared_experts=2 "
+                                             "seq_aux=1 router_aux_loss_coef=0.3"},
+};
+
+static double loss_now(const Model *m, Acts *a, const Batch *b) {
+    logp_of(m, a, b->ids, b->target, b->rows, b->T);
+    return next_token_loss(a->dlogp, a->logp, a->n_out, b) + a->aux_loss;
+}
+
+// (f(w + h) - f(w - h)) / 2h for every single parameter against its gradient. The error is relative
+// to the largest gradient in the tensor. In float the loss has seven digits and the quotient few; in
+// double (cc -Dfloat=double ...) it agrees to 1e-6.
+static void check_gradients(Tally *tally, const char *name, const char *fields) {
+    bool precise = sizeof(float) == 8;
+    Config c = config_preset("minimind3");
+    config_parse(&c, "vocab_size=13 hidden_size=8 num_hidden_layers=2 num_attention_heads=4 "
+                     "num_key_value_heads=2 head_dim=4 intermediate_size=7 rope_theta=100", name);
+    config_parse(&c, fields, name);
+    config_complete(&c, name);
+    Model *m = model_new(c);
+    model_allocate(m, true);
+    for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++)
+        for (size_t i = 0; i < t->rows * t->cols; i++)
+            t->w[i] = (t->decay ? 0 : 1) + 0.4 * normal(fnv1a64(t->name), i);
+    enum { B = 3, T = 7 };
+    int ids[B * T], target[B * T];
+    Batch b = {B, T, ids, target, 0};
+    for (int i = 0; i < B * T; i++) {
+        ids[i] = (int)(splitmix64(i) % c.vocab_size);
+        target[i] = splitmix64(i + 100) % 4 ? (int)(splitmix64(i + 200) % c.vocab_size) : -1;
+        b.n_targets += target[i] >= 0;
+    }
+    Acts *a = acts_new(m, true, B * T, 0, 0);
+    loss_now(m, a, &b);
+    model_backward(m, a);
+    for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
+        double worst = 0, largest = 0, h = precise ? 1e-5 : 4e-3;
+        for (size_t i = 0; i < t->rows * t->cols; i++) {
+            float w = t->w[i];
+            t->w[i] = w + h;
+            double up = loss_now(m, a, &b);
+            t->w[i] = w - h;
+            double down = loss_now(m, a, &b);
+            t->w[i] = w;
+            worst = fmax(worst, fabs((up - down) / (2 * h) - t->g[i]));
+            largest = fmax(largest, fabs(t->g[i]));
+        }
+        bool silent = t->cols == m->C && t->rows == m->E && c.norm_topk_prob &&
+                      m->K == 1 && c.router_aux_loss_coef == 0; // the router must get exactly nothing
+        char what[160];
+        snprintf(what, sizeof what, "%s: %s%s", name, t->name, silent ? " is 0" : "");
+        if (silent) report(tally, what, largest, 0);
+        else report(tally, what, worst / (largest + 1e-12), precise ? 1e-6 : 3e-2);
+    }
+    acts_free(a);
+    model_free(m);
+}
+
+// ---- golden files -------------------------------------------------------------------------------
+
+typedef struct {
+    char **field;
+    int n;
+    bool used;
+} Record;
+
+typedef struct {
+    const char *path;
+    char *text;
+    Record *record;
+    int n;
+    Tally *tally;
+} Golden;
+
+static Golden golden_read(const char *path, Tally *tally) {
+    Golden g = {.path = path, .tally = tally, .text = read_file(path, &(size_t){0})};
+    for (char *line = g.text, *next; line && *line; line = next) {
+        if ((next = strchr(line, '\n'))) *next++ = 0;
+        if (*line == '#' || !*line) continue;
+        g.record = xrealloc(g.record, g.n + 1, sizeof *g.record);
+        Record *r = &g.record[g.n++];
+        *r = (Record){0};
+        for (char *s = strtok(line, "\t \r"); s; s = strtok(NULL, "\t \r")) {
+            r->field = xrealloc(r->field, r->n + 1, sizeof *r->field);
+            r->field[r->n++] = s;
+        }
+    }
+    return g;
+}
+
+// The record after `after` (NULL: from the start) whose first fields are key and, if not NULL, id.
+static Record *golden_next(Golden *g, Record *after, const char *key, const char *id) {
+    for (Record *r = after ? after + 1 : g->record; r < g->record + g->n; r++)
+        if (!strcmp(r->field[0], key) && (!id || (r->n > 1 && !strcmp(r->field[1], id)))) {
+            r->used = true;
+            return r;
+        }
+    return NULL;
+}
+
+static double golden_number(const Golden *g, const Record *r, int i) {
+    char *end = "";
+    double value = i < r->n ? strtod(r->field[i], &end) : 0;
+    if (i >= r->n || end == r->field[i] || *end) die("%s: field %d of a %s record is not a number",
+                                                     g->path, i, r->field[0]);
+    return value;
+}
+
+// The value of a key that stands once, or dies.
+static const char *golden_string(Golden *g, const char *key) {
+    Record *r = golden_next(g, NULL, key, NULL);
+    if (!r || r->n < 2) die("%s: key %s is missing", g->path, key);
+    return r->field[1];
+}
+
+static double golden_value(Golden *g, const char *key) {
+    golden_string(g, key);
+    return golden_number(g, golden_next(g, NULL, key, NULL), 1);
+}
+
+// Compares numbers with the fields of r from `first` on: the largest error, relative to `scale`
+// (0: to each number itself), against the limit.
+static void golden_compare(Golden *g, const Record *r, int first, const double *got, int n,
+                           double scale, double limit) {
+    double worst = r->n - first >= n ? 0 : INFINITY;
+    char what[200] = "";
+    for (int i = 0; i < first && strlen(what) < 100; i++)
+        snprintf(what + strlen(what), 80, "%s%s", i ? " " : "", r->field[i]);
+    for (int i = 0; i < n && first + i < r->n; i++) {
+        double want = golden_number(g, r, first + i), error = fabs(got[i] - want);
+        error /= scale > 0 ? scale : fabs(want) > 0 ? fabs(want) : 1;
+        worst = error <= worst ? worst : error; // a NaN stays
+    }
+    report(g->tally, what, worst, limit);
+}
+
+typedef struct {
+    double v[6]; // l2, probe, the first four entries: see section 2 of notes/golden/README.md
+} Digest;
+
+static float signed_unit(uint64_t h, uint64_t i) {
+    float u = (float)(splitmix64(h + i) >> 40) * 0x1p-24f;
+    return 2.0f * u - 1.0f;
+}
+
+static Digest digest(const char *name, const float *x, size_t n) {
+    Digest d = {{0}};
+    char probe[120];
+    snprintf(probe, sizeof probe, "%s#probe", name);
+    uint64_t h = fnv1a64(probe);
+    for (size_t i = 0; i < n; i++) {
+        d.v[0] += (double)x[i] * x[i];
+        d.v[1] += (double)x[i] * signed_unit(h, i);
+        if (i < 4) d.v[2 + i] = x[i];
+    }
+    d.v[0] = sqrt(d.v[0]);
+    return d;
+}
+
+static void golden_weights(Model *m, const char *tag) {
+    for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
+        char name[160];
+        snprintf(name, sizeof name, "%s%s", t->name, strcmp(tag, "-") ? tag : "");
+        uint64_t h = fnv1a64(name);
+        for (size_t i = 0; i < t->rows * t->cols; i++) t->w[i] = signed_unit(h, i) * 0.1f;
+        // 1 is added in a loop of its own: a fused multiply-add would round once instead of twice
+        for (size_t i = 0; i < t->rows * t->cols && !t->decay; i++) t->w[i] += 1;
+    }
+}
+
+static Config golden_config(Golden *g) {
+    Config c = config_preset("minimind3");
+    for (Record *r = g->record; r < g->record + g->n; r++) {
+        const struct Field *f = config_find(r->field[0], false);
+        if (f && r->n > 1) config_set(&c, f, golden_number(g, r, 1), g->path), r->used = true;
+    }
+    c.router_aux_loss_coef = golden_value(g, "aux_coef");
+    c.seq_aux = !strcmp(golden_string(g, "aux_kind"), "seq");
+    config_complete(&c, g->path);
+    return c;
+}
+
+// Reads a matrix of whole numbers: one record a row, the row's number second.
+static int *golden_ints(Golden *g, const char *key, size_t rows, size_t cols) {
+    int *x = xcalloc(rows * cols, sizeof *x);
+    Record *r = NULL;
+    for (size_t i = 0; i < rows; i++) {
+        if (!(r = golden_next(g, r, key, NULL)) || r->n != (int)cols + 2)
+            die("%s: row %zu of %s is not there or not %zu long", g->path, i, key, cols);
+        for (size_t j = 0; j < cols; j++) x[i * cols + j] = (int)golden_number(g, r, (int)j + 2);
+    }
+    return x;
+}
+
+// One digest record a tensor, of its weights or gradients. limit 0 chooses by the README's table.
+static void golden_tensors(Golden *g, const Model *m, const char *key, bool gradients, double limit) {
+    for (Record *r = NULL; (r = golden_next(g, r, key, NULL));) {
+        Tensor *t = m->tensor;
+        while (t < m->tensor + m->n_tensors && (r->n < 2 || strcmp(t->name, r->field[1]))) t++;
+        if (t == m->tensor + m->n_tensors) {
+            report(g->tally, r->n < 2 ? key : r->field[1], INFINITY, 0);
+            continue;
+        }
+        Digest d = digest(t->name, gradients ? t->g : t->w, t->rows * t->cols);
+        double scale = fabs(golden_number(g, r, r->n - 6)), at_most = limit;
+        if (gradients) at_most = t->rows == m->E && t->cols == m->C && m->K == 1 ? 5e-4 : 1e-4;
+        if (strcmp(key, "param")) golden_compare(g, r, 3, d.v, 6, scale, at_most);
+        else { // exact numbers, of which l2 and probe are sums
+            golden_compare(g, r, 4, d.v, 2, scale, 1e-6);
+            golden_compare(g, r, 6, d.v + 2, 4, 1, 1e-7);
+        }
+    }
+}
+
+// An activation of (B, T) rows: its l2 and the first four numbers of its last row. `minus` is
+// subtracted if not NULL: what a block adds to the residual stream is not stored on its own.
+static void golden_act(Golden *g, const char *name, const float *x, const float *minus, size_t n,
+                       size_t last) {
+    Record *r = golden_next(g, NULL, "act", name);
+    if (!r) return;
+    double v[5] = {0};
+    for (size_t i = 0; i < n; i++) v[0] += pow(x[i] - (minus ? minus[i] : 0), 2);
+    v[0] = sqrt(v[0]);
+    for (size_t i = 0; i < 4; i++) v[1 + i] = x[last + i] - (minus ? minus[last + i] : 0);
+    golden_compare(g, r, 2, v, 1, fabs(v[0]) + 1e-30, 1e-5);
+    golden_compare(g, r, 3, v + 1, 4, 1, 2e-5);
+}
+
+static void golden_acts(Golden *g, const Model *m, const Acts *a) {
+    size_t n = a->N * m->C, row = n - m->C;
+    golden_act(g, "embed", a->layer[0].x, NULL, n, row);
+    for (size_t l = 0; l < m->L; l++) {
+        const LayerActs *s = &a->layer[l];
+        Heads hq = heads_of(m, a, true, true), hk = heads_of(m, a, false, true);
+        struct { const char *name; const float *x, *minus; size_t n, last; } act[] = {
+            {"attn_norm", s->norm1, NULL, n, row},
+            {"q_rot", s->q, NULL, a->N * m->H * m->D, heads_at(&hq, a->B - 1, a->T - 1, 0, 0)},
+            {"k_rot", s->k, NULL, a->N * m->KV * m->D, heads_at(&hk, a->B - 1, a->T - 1, 0, 0)},
+            {"attn_out", s->x_mid, s->x, n, row},
+            {"mlp_norm", s->norm2, NULL, n, row},
+            {"mlp_out", a->layer[l + 1].x, s->x_mid, n, row},
+            {"out", a->layer[l + 1].x, NULL, n, row}};
+        for (size_t i = 0; i < sizeof act / sizeof *act; i++) {
+            char name[40];
+            snprintf(name, sizeof name, "layer%zu.%s", l, act[i].name);
+            golden_act(g, name, act[i].x, act[i].minus, act[i].n, act[i].last);
+        }
+    }
+    golden_act(g, "final_norm", a->final_norm, NULL, n, row);
+}
+
+// How the router decided, layer by layer; returns the smallest gap between the last expert taken and
+// the next one.
+static double golden_router(Golden *g, const Model *m, const Acts *a, bool compare) {
+    double gap = INFINITY;
+    for (size_t l = 0; l < m->L && m->E; l++) {
+        const Routing *r = &a->layer[l].route;
+        char id[24];
+        double *v = xcalloc(2 * m->E + a->T * m->K, sizeof *v), *mean = v + m->E, *choice = mean + m->E;
+        for (size_t n = 0; n < a->N; n++) {
+            float next = 0;
+            for (size_t e = 0; e < m->E; e++) {
+                bool taken = false;
+                for (size_t k = 0; k < m->K; k++) taken |= r->choice[n * m->K + k] == (int)e;
+                v[e] += taken;
+                mean[e] += r->prob[n * m->E + e] / (double)a->N;
+                if (!taken) next = fmaxf(next, r->prob[n * m->E + e]);
+            }
+            gap = fmin(gap, r->prob[n * m->E + r->choice[(n + 1) * m->K - 1]] - next);
+        }
+        snprintf(id, sizeof id, "%zu", l);
+        for (size_t i = 0; i < a->T * m->K; i++) choice[i] = r->choice[(a->N - a->T) * m->K + i];
+        struct { const char *key; const double *v; size_t n; double limit; } row[] = {
+            {"router_counts", v, m->E, 0}, {"router_mean_prob", mean, m->E, 2e-5},
+            {"router_choice", choice, a->T * m->K, 0}};
+        for (size_t i = 0; compare && i < 3; i++) {
+            Record *want = golden_next(g, NULL, row[i].key, id);
+            if (want) golden_compare(g, want, 2, row[i].v, row[i].n, 1, row[i].limit);
+        }
+        for (size_t e = 0; e < m->E; e++) v[e] = r->prob[(a->N - 1) * m->E + e];
+        Record *want = compare ? golden_next(g, NULL, "router_prob_last", id) : NULL;
+        if (want) golden_compare(g, want, 2, v, m->E, 1, 2e-5);
+        free(v);
+    }
+    return gap;
+}
+
+// Greedy generation through the KV cache, with all matrices but the embedding scaled up so that a
+// small random model does not repeat itself. Leaves the weights as they were, up to rounding.
+static void golden_generation(Golden *g, Model *m, const char *tag) {
+    enum { PROMPT = 5, NEW = 16 };
+    double scale = golden_value(g, "gen_matrix_scale"), best[NEW], tokens[NEW], gap = INFINITY;
+    Record *r = golden_next(g, NULL, "gen_prompt", NULL);
+    int ids[PROMPT + NEW];
+    for (int i = 0; r && i < PROMPT; i++) ids[i] = (int)golden_number(g, r, 1 + i);
+    for (Tensor *t = m->tensor; r && t < m->tensor + m->n_tensors; t++)
+        for (size_t i = 0; t->decay && t != m->embed && i < t->rows * t->cols; i++) t->w[i] *= scale;
+    Acts *a = acts_new(m, false, PROMPT, 1, PROMPT + NEW);
+    for (int n = 0; r && n < NEW; n++) {
+        if (n == 0) prefill(m, a, ids, PROMPT, 0);
+        else prefill(m, a, ids + PROMPT + n - 1, 1, PROMPT + n - 1);
+        int top = 0;
+        double second = -INFINITY;
+        for (int v = 1; v < (int)m->V; v++)
+            if (a->logits[v] > a->logits[top]) top = v;
+        for (int v = 0; v < (int)m->V; v++)
+            if (v != top) second = fmax(second, a->logits[v]);
+        best[n] = a->logits[top], tokens[n] = ids[PROMPT + n] = top;
+        gap = fmin(gap, best[n] - second);
+    }
+    acts_free(a);
+    golden_weights(m, tag);
+    if ((r = golden_next(g, NULL, "gen_tokens", NULL))) golden_compare(g, r, 1, tokens, NEW, 1, 0);
+    if ((r = golden_next(g, NULL, "gen_best_logit", NULL)))
+        golden_compare(g, r, 1, best, NEW, 0, 1e-4);
+    if ((r = golden_next(g, NULL, "gen_min_logit_gap", NULL)))
+        golden_compare(g, r, 1, &gap, 1, 1, 1e-4);
+}
+
+static void golden_scalar(Golden *g, const char *key, double got, double scale, double limit) {
+    Record *r = golden_next(g, NULL, key, NULL);
+    if (r) golden_compare(g, r, 1, &got, 1, scale, limit);
+}
+
+// A language-model case: one batch forward and backward, generation, ten optimiser steps.
+static void golden_language_model(Golden *g) {
+    Config c = golden_config(g);
+    size_t B = golden_value(g, "batch"), T = golden_value(g, "seq"), N = B * T;
+    const char *tag = golden_string(g, "weight_tag");
+    golden_next(g, NULL, "data_tag", NULL);
+    int *ids = golden_ints(g, "input_ids", B, T), *labels = golden_ints(g, "labels", B, T);
+    int *target = xcalloc(N, sizeof *target), *all = xcalloc(N, sizeof *all);
+    Batch batch = {B, T, ids, target, 0};
+    for (size_t n = 0; n < N; n++) { // every position gets logits; see next_token_loss for the rest
+        target[n] = n % T < T - 1 && labels[n + 1] >= 0 ? labels[n + 1] : -1;
+        batch.n_targets += target[n] >= 0;
+    }
+    Model *m = model_new(c);
+    model_allocate(m, true);
+    golden_weights(m, tag);
+    golden_tensors(g, m, "param", false, 1e-7);
+    Acts *a = acts_new(m, true, N, 0, 0);
+    golden_scalar(g, "n_targets", batch.n_targets, 1, 0);
+    double gap = INFINITY;
+    for (int step = 0; step <= 10; step++) {
+        char id[8], key[20];
+        snprintf(id, sizeof id, "%d", step), snprintf(key, sizeof key, "param_step%d", step);
+        if (step == 0) { // all logits first, then those with a target
+            logp_of(m, a, ids, all, B, T);
+            Record *r = golden_next(g, NULL, "logits_digest", NULL);
+            Digest d = digest("logits", a->logits, N * m->V);
+            if (r) golden_compare(g, r, 1, d.v, 2, d.v[0], 1e-5);
+            if (r) golden_compare(g, r, 3, d.v + 2, 4, 1, 2e-5);
+            for (r = NULL; (r = golden_next(g, r, "logit", NULL));) {
+                size_t n = golden_number(g, r, 1) * T + golden_number(g, r, 2);
+                double v = golden_number(g, r, 3), logit = n < N && v < m->V ? 0 : NAN;
+                if (logit == 0) logit = a->logits[n * m->V + (size_t)v];
+                golden_compare(g, r, 4, &logit, 1, 1, 2e-5);
+            }
+        }
+        logp_of(m, a, ids, target, B, T);
+        double ce = next_token_loss(a->dlogp, a->logp, a->n_out, &batch), aux = a->aux_loss;
+        double router_gap = golden_router(g, m, a, step == 0);
+        gap = fmin(gap, router_gap);
+        if (step == 0) {
+            golden_acts(g, m, a);
+            golden_scalar(g, "router_min_gap", router_gap, 1, 2e-5);
+            golden_scalar(g, "loss_ce", ce, 0, 1e-5);
+            golden_scalar(g, "loss_aux", aux, 0, 1e-5);
+            golden_scalar(g, "loss_total", ce + aux, 0, 1e-5);
+        } else golden_tensors(g, m, key, false, 4e-5);
+        model_backward(m, a);
+        double v[4] = {ce + aux, ce, aux, gradient_norm(m)};
+        Record *r = golden_next(g, NULL, "step", id);
+        if (r) golden_compare(g, r, 2, v, 4, 0, 2e-5);
+        if (step == 0) {
+            golden_tensors(g, m, "grad", true, 0);
+            golden_scalar(g, "grad_norm", v[3], 0, 1e-4);
+            golden_generation(g, m, tag);
+            for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) t->decay = true;
+        }
+        AdamW o = {1e-3, 0.9, 0.999, 1e-8, 0.01, 1.0, step + 1};
+        adamw_step(m, &o, v[3]);
+    }
+    golden_scalar(g, "router_min_gap_all_steps", gap, 1, 2e-5);
+    acts_free(a), model_free(m);
+    free(ids), free(labels), free(target), free(all);
+}
+
+static void golden_rope(Golden *g) {
+    for (Record *t = NULL; (t = golden_next(g, t, "table", NULL));) {
+        Config c = config_preset("minimind3");
+        const char *fields[] = {"head_dim", "rope_theta", "max_position_embeddings", "yarn",
+                                "yarn_factor", "yarn_original_max", "yarn_beta_fast",
+                                "yarn_beta_slow", "yarn_attention_factor"};
+        for (int i = 0; i < 9; i++)
+            config_set(&c, config_find(fields[i], false), golden_number(g, t, 2 + i), g->path);
+        size_t D2 = c.head_dim / 2, n = c.max_position_embeddings;
+        float *cosines = xcalloc(n * D2, sizeof *cosines), *sines = xcalloc(n * D2, sizeof *sines);
+        double *freq = xcalloc(D2, sizeof *freq);
+        rope_tables(&c, cosines, sines, n, freq);
+        for (Record *r = NULL; (r = golden_next(g, r, "freq", t->field[1]));) {
+            size_t i = golden_number(g, r, 2);
+            golden_compare(g, r, 3, &(double){i < D2 ? freq[i] : NAN}, 1, 0, 1e-6);
+        }
+        for (Record *r = NULL; (r = golden_next(g, r, "cos_sin", t->field[1]));) {
+            size_t p = golden_number(g, r, 2), i = golden_number(g, r, 3), at = p * D2 + i;
+            double v[2] = {NAN, NAN};
+            if (p < n && i < D2) v[0] = cosines[at], v[1] = sines[at];
+            golden_compare(g, r, 4, v, 2, 1, 1e-6);
+        }
+        free(cosines), free(sines), free(freq);
+    }
+}
+
+static void golden_lr(Golden *g) {
+    for (Record *r = NULL; (r = golden_next(g, r, "lr", NULL));) {
+        double base = golden_number(g, r, 3);
+        double lr = schedule(base, golden_number(g, r, 1), golden_number(g, r, 2), 0);
+        golden_compare(g, r, 4, &lr, 1, base, 1e-8);
+    }
+}
+
+static void golden_sampling(Golden *g) {
+    for (Record *r = NULL; (r = golden_next(g, r, "sampling_logits", NULL));) {
+        const char *id = r->n > 1 ? r->field[1] : "";
+        Record *past = golden_next(g, NULL, "sampling_history", id);
+        Record *set = golden_next(g, NULL, "sampling_setting", id);
+        Record *want = golden_next(g, NULL, "sampling_prob", id);
+        if (!past || !set || !want) die("%s: sampling case %s is not complete", g->path, id);
+        size_t V = r->n - 2, n = past->n - 2;
+        float *p = xcalloc(V, sizeof *p);
+        int *history = xcalloc(n + 1, sizeof *history);
+        double *got = xcalloc(V, sizeof *got);
+        for (size_t v = 0; v < V; v++) p[v] = golden_number(g, r, 2 + v);
+        for (size_t i = 0; i < n; i++) history[i] = (int)golden_number(g, past, 2 + i);
+        Sampling s = {golden_number(g, set, 2), golden_number(g, set, 5), golden_number(g, set, 3),
+                      (int)golden_number(g, set, 4)};
+        sampling_distribution(p, V, history, n, &s);
+        for (size_t v = 0; v < V; v++) got[v] = p[v];
+        golden_compare(g, want, 2, got, (int)V, 1, 1e-6);
+        free(p), free(history), free(got);
+    }
+}
+
+// A golden file says by its keys what kind of case it is. What nobody asked for was not checked, and
+// that is a failure too: a key or a file that this program does not know.
+static void check_golden(const char *path, Tally *tally) {
+    Golden g = golden_read(path, tally);
+    bool objective = golden_next(&g, NULL, "beta", NULL) || golden_next(&g, NULL, "alpha", NULL) ||
+                     golden_next(&g, NULL, "lora_rank", NULL);
+    printf("%s\n", path);
+    if (objective) ;
+    else if (golden_next(&g, NULL, "input_ids", NULL)) golden_language_model(&g);
+    else if (golden_next(&g, NULL, "table", NULL)) golden_rope(&g);
+    else if (golden_next(&g, NULL, "lr", NULL)) golden_lr(&g);
+    else if (golden_next(&g, NULL, "sampling_logits", NULL)) golden_sampling(&g);
+    const char *last = "";
+    for (Record *r = g.record; r < g.record + g.n; r++) {
+        if (r->used || !strcmp(r->field[0], last)) continue;
+        printf("UNKNOWN key %s: nothing checks it\n", last = r->field[0]);
+        tally->failed++;
+    }
+    if (!g.n) printf("UNKNOWN %s holds no record\n", path), tally->failed++;
+    for (int i = 0; i < g.n; i++) free(g.record[i].field);
+    free(g.record), free(g.text);
+}
+
+// =================================================================================================
+// The tiny world
+//
+// Something to learn when there is no data at hand: people, animals and cities with a few properties
+// each, told in many wordings, small stories and worked sums, in English and Chinese. A seed decides
+// what is true in the world (who lives where). A text is made by a grammar that draws at random,
+// each draw among n equal possibilities, so its probability is known: the product of all 1/n. Minus
+// its log2 is the number of bits that even somebody who knows the world and the grammar by heart must
+// be told. No model can beat it in the mean; a report prints it as the floor.
+// =================================================================================================
+
+typedef struct {
+    uint64_t seed, drawn;  // the next number is uniform(seed, drawn)
+    double bits;           // -log2 of the probability of the text so far
+    const char *var[128];  // what $x stands for
+    Text text;
+} World;
+
+static size_t pick(World *w, size_t n) {
+    w->bits += log2(n);
+    return uniform(w->seed, w->drawn++) * n;
+}
+
+// Appends a template: [a|b|c] is one of its alternatives, which may hold further ones; $x a variable.
+static void tell(World *w, const char *t, const char *end) {
+    while (t < end) {
+        if (*t == '[') {
+            const char *from[32], *close = t + 1;
+            size_t n = 0, depth = 1;
+            for (from[n++] = close; depth; close++) {
+                depth += (*close == '[') - (*close == ']');
+                if (*close == '|' && depth == 1) from[n++] = close + 1;
+            }
+            from[n] = close;
+            size_t i = pick(w, n);
+            tell(w, from[i], from[i + 1] - 1);
+            t = close;
+        } else if (*t == '$') {
+            const char *v = w->var[(int)t[1]];
+            tell(w, v, v + strlen(v));
+            t += 2;
+        } else text_append(&w->text, t++, 1);
+    }
+}
+
+typedef const char *const Pair[2]; // the same in English and Chinese
+
+static Pair people[] = { // by turns a woman and a man
+    {"Anna", "安娜"}, {"Adam", "亚当"}, {"Bella", "贝拉"}, {"Bob", "鲍勃"}, {"Clara", "克拉拉"},
+    {"Carl", "卡尔"}, {"Diana", "黛安娜"}, {"David", "大卫"}, {"Emma", "艾玛"}, {"Eric", "埃里克"},
+    {"Fiona", "菲奥娜"}, {"Frank", "弗兰克"}, {"Grace", "格蕾丝"}, {"George", "乔治"},
+    {"Helen", "海伦"}, {"Henry", "亨利"}, {"Iris", "艾丽丝"}, {"Ivan", "伊凡"}, {"Julia", "朱莉娅"},
+    {"Jack", "杰克"}, {"Kate", "凯特"}, {"Kevin", "凯文"}, {"Lily", "莉莉"}, {"Leo", "里奥"},
+    {"Maria", "玛丽亚"}, {"Mark", "马克"}, {"Nina", "尼娜"}, {"Nick", "尼克"}, {"Olga", "奥尔加"},
+    {"Oscar", "奥斯卡"}, {"Paula", "宝拉"}, {"Peter", "彼得"}, {"Rosa", "罗莎"}, {"Robert", "罗伯特"},
+    {"Sara", "莎拉"}, {"Sam", "山姆"}, {"Tina", "蒂娜"}, {"Tom", "汤姆"}, {"Vera", "薇拉"},
+    {"Victor", "维克多"}, {"Wendy", "温迪"}, {"Walter", "沃尔特"}, {"Yoko", "洋子"}, {"Yuri", "尤里"},
+    {"Zoe", "佐伊"}, {"Zack", "扎克"}, {"Amy", "艾米"}, {"Albert", "艾伯特"}, {"Betty", "贝蒂"},
+    {"Bruno", "布鲁诺"}, {"Cindy", "辛迪"}, {"Chris", "克里斯"}, {"Daisy", "黛西"}, {"Dan", "丹尼"},
+    {"Ellen", "爱伦"}, {"Edgar", "埃德加"}, {"Flora", "芙罗拉"}, {"Fred", "弗雷德"}, {"Gina", "吉娜"},
+    {"Gary", "加里"}, {"Hanna", "汉娜"}, {"Hugo", "雨果"}, {"Irene", "艾琳"}, {"Igor", "伊戈尔"},
+    {"Jenny", "珍妮"}, {"John", "约翰"}, {"Karen", "凯伦"}, {"Ken", "健"}, {"Lucy", "露西"},
+    {"Louis", "路易"}, {"Mia", "米娅"}, {"Martin", "马丁"}, {"Nora", "诺拉"}, {"Noah", "诺亚"},
+    {"Polly", "波莉"}, {"Paul", "保罗"}, {"Ruth", "露丝"}, {"Ralph", "拉尔夫"}, {"Susan", "苏珊"},
+    {"Simon", "西蒙"}};
+static Pair cities[] = {
+    {"Paris", "巴黎"}, {"London", "伦敦"}, {"Rome", "罗马"}, {"Berlin", "柏林"}, {"Madrid", "马德里"},
+    {"Vienna", "维也纳"}, {"Athens", "雅典"}, {"Lima", "利马"}, {"Cairo", "开罗"}, {"Tokyo", "东京"},
+    {"Beijing", "北京"}, {"Shanghai", "上海"}, {"Sydney", "悉尼"}, {"Moscow", "莫斯科"},
+    {"Boston", "波士顿"}, {"Delhi", "德里"}};
+static Pair jobs[] = {
+    {"teacher", "老师"}, {"doctor", "医生"}, {"nurse", "护士"}, {"cook", "厨师"}, {"farmer", "农民"},
+    {"singer", "歌手"}, {"painter", "画家"}, {"writer", "作家"}, {"driver", "司机"},
+    {"pilot", "飞行员"}, {"baker", "面包师"}, {"dancer", "舞蹈家"}, {"lawyer", "律师"},
+    {"judge", "法官"}, {"sailor", "水手"}, {"tailor", "裁缝"}};
+static Pair foods[] = {
+    {"rice", "米饭"}, {"noodles", "面条"}, {"soup", "热汤"}, {"bread", "面包"}, {"fish", "鱼"},
+    {"cheese", "奶酪"}, {"eggs", "鸡蛋"}, {"cake", "蛋糕"}, {"apples", "苹果"}, {"pears", "梨子"},
+    {"grapes", "葡萄"}, {"tofu", "豆腐"}, {"beans", "豆子"}, {"corn", "玉米"}, {"honey", "蜂蜜"},
+    {"salad", "沙拉"}};
+static Pair animals[] = {
+    {"cat", "猫"}, {"dog", "狗"}, {"fox", "狐狸"}, {"bear", "熊"}, {"rabbit", "兔子"},
+    {"duck", "鸭子"}, {"horse", "马"}, {"cow", "牛"}, {"sheep", "绵羊"}, {"tiger", "老虎"},
+    {"monkey", "猴子"}, {"mouse", "老鼠"}, {"frog", "青蛙"}, {"snake", "蛇"}, {"goat", "山羊"},
+    {"wolf", "狼"}};
+static Pair lands[] = {{"forest", "森林"}, {"valley", "山谷"}, {"desert", "沙漠"}, {"field", "田野"},
+                       {"garden", "花园"}, {"swamp", "沼泽"}, {"cave", "山洞"}, {"village", "村庄"}};
+static Pair colours[] = {{"red", "红色"}, {"white", "白色"}, {"black", "黑色"}, {"brown", "棕色"},
+                         {"grey", "灰色"}, {"yellow", "黄色"}, {"green", "绿色"}, {"blue", "蓝色"}};
+static Pair sights[] = {{"bridges", "桥"}, {"towers", "高塔"}, {"parks", "公园"}, {"markets", "集市"},
+                        {"museums", "博物馆"}, {"boats", "船"}, {"trains", "火车"}, {"music", "音乐"}};
+static Pair skies[] = {{"hot", "炎热"}, {"cold", "寒冷"}, {"rainy", "多雨"}, {"windy", "多风"},
+                       {"sunny", "晴朗"}, {"foggy", "多雾"}, {"snowy", "多雪"}, {"mild", "温和"}};
+static Pair waters[] = {{"river", "河"}, {"sea", "海"}, {"lake", "湖"}, {"canal", "运河"}};
+#define LIST(list) list, sizeof list / sizeof *list
+
+// Every thing of a kind has three properties; each has a list of values and six wordings. In a wording
+// $S, $s, $o, $H, $h are the thing as subject, object and owner, by its name in the first sentence and
+// by a pronoun after it; $v is the value.
+static const struct Kind {
+    Pair *names;
+    size_t n;
+    Pair opening; // $n is the name
+    struct Property {
+        Pair *values;
+        size_t n;
+        Pair wordings;
+    } property[3];
+} kinds[] = {
+    {LIST(people), {"[|This is $n. |Do you know $n? |Let me tell you about $n. ]",
+                    "[|这是$n。|你认识$n吗？|我来说说$n。]"}, {
+        {LIST(cities), {"[$S lives in $v.|$H home is in $v.|$S has a house in $v.|You can find $o in "
+                        "$v.|Every evening $s goes home to $v.|$v is where $s lives.]",
+                        "[$S住在$v。|$S的家在$v。|$S在$v有一座房子。|你可以在$v找到$s。|每天晚上$s回到$v的家。|"
+                        "$v是$s居住的城市。]"}},
+        {LIST(jobs), {"[$S works as a $v.|$S is a $v.|$S has been a $v for years.|$H job is to be a "
+                      "$v.|Every day $s works hard as a $v.|Everyone knows that $s is a $v.]",
+                      "[$S是一名$v。|$S的工作是$v。|$S当$v很多年了。|每天$s都做$v的工作。|大家都知道$s是$v。|"
+                      "$S靠当$v挣钱。]"}},
+        {LIST(foods), {"[$S likes to eat $v.|$H favourite food is $v.|$S eats $v every day.|For dinner "
+                       "$s always has $v.|$S loves $v more than anything.|Nothing makes $o happier "
+                       "than $v.]",
+                       "[$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|晚饭$s总是吃$v。|没有什么比$v更让$s开心。|"
+                       "$S从小就爱吃$v。]"}}}},
+    {LIST(animals), {"[|Look at the $n. |What do we know about the $n? |Here comes the $n. ]",
+                     "[|看看$n。|我们来认识$n。|$n来了。]"}, {
+        {LIST(lands), {"[$S lives in the $v.|$H home is the $v.|$S sleeps in the $v.|You can find $o "
+                       "in the $v.|At night $s goes back to the $v.|The $v is where $s lives.]",
+                       "[$S住在$v里。|$S的家是$v。|$S在$v里睡觉。|你可以在$v里找到$s。|夜里$s回到$v。|"
+                       "$v是$s生活的地方。]"}},
+        {LIST(colours), {"[$S is $v.|$H colour is $v.|$S has a $v back.|You know $o by the colour "
+                         "$v.|From head to tail $s is $v.|Its coat looks $v.]",
+                         "[$S是$v的。|$S的颜色是$v。|$S的背是$v的。|看到$v就认得$s。|从头到尾$s都是$v。|"
+                         "毛皮看起来是$v。]"}},
+        {LIST(foods), {"[$S likes to eat $v.|$H favourite food is $v.|$S eats $v every day.|In the "
+                       "morning $s looks for $v.|$S would do anything for $v.|Give $o some $v.]",
+                       "[$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|早上$s去找$v。|为了$v$s什么都肯做。|"
+                       "给$s一些$v吧。]"}}}},
+    {LIST(cities), {"[|Welcome to $n. |Have you been to $n? |This book is about $n. ]",
+                    "[|欢迎来到$n。|你去过$n吗？|这本书讲的是$n。]"}, {
+        {LIST(waters), {"[$S lies by the $v.|$H houses stand near the $v.|$S was built at the $v.|You "
+                        "see the $v from $o.|In summer all of $o meets at the $v.|A $v is close to $o.]",
+                        "[$S在$v边。|$S的房子靠近$v。|$S建在$v旁。|从$s看得到$v。|夏天$s的人都去$v边。|"
+                        "$v就在$s旁边。]"}},
+        {LIST(sights), {"[$S is known for its $v.|$H pride is its $v.|$S has the best $v.|People come "
+                        "to $o for the $v.|In old songs $s is praised for its $v.|You will love the "
+                        "$v of $o.]",
+                        "[$S以$v闻名。|$S的骄傲是$v。|$S有最好的$v。|人们为了$v来到$s。|老歌里唱着$s的$v。|"
+                        "你会爱上$s的$v。]"}},
+        {LIST(skies), {"[$S is a $v place.|$H weather is $v.|$S has $v days all year.|The wind brings "
+                       "$v days to $o.|Even in spring $s is $v.|They say that $s is always $v.]",
+                       "[$S是个$v的地方。|$S的天气$v。|$S全年都很$v。|风给$s带来$v的日子。|就算春天$s也很$v。|"
+                       "人们说$s总是很$v。]"}}}},
+};
+enum { KINDS = sizeof kinds / sizeof *kinds };
+
+// The value that property p of thing i of kind k has in this world.
+static const char *fact(uint64_t world, size_t k, size_t i, size_t p, int zh) {
+    const struct Property *property = &kinds[k].property[p];
+    uint64_t stream = splitmix64(world ^ 0xFAC7) + k * 1000 + p * 100;
+    return property->values[splitmix64(stream + splitmix64(i)) % property->n][zh];
+}
+
+// How a thing is called as $S $s $o $H $h: by name, then (again) by pronoun.
+static void call_it(World *w, size_t k, const char *name, bool woman, bool again, int zh) {
+    static const char *const pronoun[3][5] = {{"She", "she", "her", "Her", "her"},
+                                              {"He", "he", "him", "His", "his"},
+                                              {"It", "it", "it", "Its", "its"}};
+    static char owner[80], The[80], the[80], Owner[80];
+    const char *const keys = "SsoHh";
+    int who = k ? 2 : woman ? 0 : 1;
+    bool article = k == 1 && !zh; // the fox, but Anna and Paris
+    snprintf(The, sizeof The, "%s%s", article ? "The " : "", name);
+    snprintf(the, sizeof the, "%s%s", article ? "the " : "", name);
+    snprintf(Owner, sizeof Owner, "%s's", The), snprintf(owner, sizeof owner, "%s's", the);
+    const char *by_name[5] = {The, the, the, Owner, owner};
+    for (int i = 0; i < 5; i++)
+        w->var[(int)keys[i]] = zh ? again ? (k ? "它" : woman ? "她" : "他") : name
+                                  : again ? pronoun[who][i] : by_name[i];
+}
+
+// Tells the three properties of a thing, in any order.
+static void tell_thing(World *w, uint64_t world, size_t k, int zh) {
+    size_t i = pick(w, kinds[k].n), order[3] = {0, 1, 2}, turn = pick(w, 3), swap = pick(w, 2);
+    const char *name = kinds[k].names[i][zh], *open = kinds[k].opening[zh];
+    for (size_t p = 0; p < 3; p++) order[p] = (turn + (swap ? 3 - p : p)) % 3;
+    w->var['n'] = k == 1 ? name : name;
+    size_t before = w->text.len;
+    tell(w, open, open + strlen(open));
+    for (size_t p = 0; p < 3; p++) {
+        const char *wording = kinds[k].property[order[p]].wordings[zh];
+        call_it(w, k, name, i % 2 == 0, p > 0 || w->text.len > before, zh);
+        w->var['v'] = fact(world, k, i, order[p], zh);
+        if (p > 0 && !zh) text_append(&w->text, " ", 1);
+        tell(w, wording, wording + strlen(wording));
+    }
+}
+
+// A story: somebody meets an animal in need, and what helps depends on the need.
+static void tell_story(World *w, int zh) {
+    static const struct { Pair need, help; } needs[] = {
+        {{"hungry", "饿了"}, {"gave it some $f", "给它一些$f"}},
+        {{"tired", "累了"}, {"let it sleep in a warm bed", "让它在温暖的床上睡觉"}},
+        {{"sad", "很难过"}, {"told it a funny story", "给它讲了一个好笑的故事"}},
+        {{"lost", "迷路了"}, {"showed it the way to the $l", "带它走回$l"}}};
+    static Pair story = {
+        "[One day|One morning|Last week|In the spring|Long ago|After the rain] $n [went|walked|ran|"
+        "rode] to the $l [to play|with a friend|to pick flowers|all alone]. [There|On the way|Near a "
+        "tree|Behind a stone] $s [saw|met|found|heard] a [small|big|young|shy] $c $a. The $a was "
+        "$d. So $n $e. [The $a was happy again.|\"Thank you,\" said the $a.|The $a jumped for joy.|"
+        "The $a smiled.] [From that day on they were friends.|Then they [sang|danced|laughed|played] "
+        "together.|In the evening $s went home.|The next day $s came back.]",
+        "[有一天|一天早上|上个星期|春天里|很久以前|雨停以后]，$n[去|走到|跑到|骑车到]$l[玩|见朋友|采花|散步]。"
+        "[在那里|在路上|在树边|在石头后面]，$s[看见|遇到|发现|听见]一只[小小的|大大的|年轻的|害羞的]$c的$a。$a$d。"
+        "于是$n$e。[$a又高兴了。|“谢谢你。”$a说。|$a高兴得跳起来。|$a笑了。][从那天起他们成了朋友。|"
+        "然后他们一起[唱歌|跳舞|大笑|玩耍]。|晚上$s回家了。|第二天$s又来了。]"};
+    size_t who = pick(w, 80), need = pick(w, 4);
+    w->var['n'] = people[who][zh];
+    w->var['s'] = zh ? who % 2 ? "他" : "她" : who % 2 ? "he" : "she";
+    w->var['l'] = lands[pick(w, 8)][zh];
+    w->var['c'] = colours[pick(w, 8)][zh];
+    w->var['a'] = animals[pick(w, 16)][zh];
+    w->var['d'] = needs[need].need[zh], w->var['e'] = needs[need].help[zh];
+    w->var['f'] = need ? "" : foods[pick(w, 16)][zh];
+    tell(w, story[zh], story[zh] + strlen(story[zh]));
+}
+
+// A sum of two three-digit numbers, worked digit by digit from the right; a carry is added where
+// there is one:   304+578:  4+8=12  0+7+1=8  3+5=8  304+578=882
+static void tell_sum(World *w, int a, int b, int zh) {
+    static Pair opening = {"[Add|Work out|What is|Find] ", "[计算|求|算一算|请算]"};
+    tell(w, opening[zh], opening[zh] + strlen(opening[zh]));
+    text_printf(&w->text, "%d+%d:\n", a, b);
+    for (int x = a, y = b, carry = 0; x || y; x /= 10, y /= 10) {
+        int sum = x % 10 + y % 10 + carry;
+        text_printf(&w->text, carry ? "%d+%d+1=%d\n" : "%d+%d=%d\n", x % 10, y % 10, sum);
+        carry = sum > 9;
+    }
+    text_printf(&w->text, "%d+%d=%d", a, b, a + b);
+}
+
+// Text i of a world, into w->text and w->bits. A text is in the held-out part when its hash says so
+// (one in ten), and so never in the training part; what is hashed of a sum are its numbers, so that a
+// held-out sum was never seen in any wording. The draws are repeated until the hash fits: a reader
+// cannot know the hash, so the floor counts the text's probability among all.
+static void world_text(World *w, uint64_t world, uint64_t i, bool held_out) {
+    w->seed = splitmix64(world) + splitmix64(2 * i + held_out), w->drawn = 0;
+    uint64_t hash = 0;
+    do {
+        w->text.len = 0, w->bits = 0;
+        size_t what = pick(w, 10), zh = pick(w, 2);
+        w->bits -= log2(what < 3 ? 3 : what < 4 ? 1 : what < 5 ? 1 : what < 8 ? 3 : 2);
+        int a = 0, b = 0;
+        if (what < 5) tell_thing(w, world, what < 3 ? 0 : what - 2, (int)zh);
+        else if (what < 8) tell_story(w, (int)zh);
+        else {
+            a = 100 + (int)pick(w, 900), b = 100 + (int)pick(w, 900);
+            tell_sum(w, a, b, (int)zh);
+        }
+        hash = a ? splitmix64(a * 1000 + b) : fnv1a64(w->text.s);
+    } while ((splitmix64(hash) % 10 == 0) != held_out);
+}
+
+// =================================================================================================
+// The commands
+// =================================================================================================
+
+// The configuration that the options ask for: a preset or a checkpoint's, then single fields.
+static Config options_config(const Options *o, const Tokenizer *tok) {
+    Config c = o->model ? config_load(o->model) : config_preset(o->preset);
+    for (int i = 0; i < CONFIG_FIELDS; i++)
+        if (o->is_set[i]) config_set(&c, &config_field[i], config_get(&o->set, &config_field[i]), "option");
+    if (tok) {
+        if (o->model && c.vocab_size < tok->vocab_size)
+            die("%s: the tokenizer has %d tokens, the model only %d", o->model, tok->vocab_size,
+                c.vocab_size);
+        if (!o->model) c.vocab_size = tok->vocab_size;
+    }
+    config_complete(&c, o->model ? o->model : o->preset);
+    return c;
+}
+
+static Model *load_model(const char *dir, bool training) {
+    Model *m = model_new(config_load(dir));
+    model_allocate(m, training);
+    weights_load(m, dir);
+    return m;
+}
+
+// What activations of this kind would take, in floats, without taking it.
+static size_t acts_size(const Model *m, bool training, size_t rows, size_t slots, size_t room) {
+    Acts a = {.training = training, .max_rows = rows, .n_slots = slots, .room = room};
+    a.layer = xcalloc(m->L + 1, sizeof *a.layer);
+    layout(m, &a);
+    free(a.layer);
+    return a.size;
+}
+
+static size_t tensor_size(const Tensor *t) { return t->rows * t->cols; }
+
+static void cmd_info(const Options *o) {
+    Tokenizer *tok = o->tokenizer ? tokenizer_load(o->tokenizer) : NULL;
+    Config c = options_config(o, tok);
+    Model *m = model_new(c);
+    size_t T = o->seq ? (size_t)o->seq : min_size(c.max_position_embeddings, 512), rows = o->batch * T;
+    size_t routed = 0, active;
+    for (const Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
+        printf("%-52s (%zu, %zu) %12zu  %s%s\n", t->name, t->rows, t->cols, tensor_size(t),
+               t->std > 0 ? "normal" : "ones", t->decay ? ", decays" : "");
+        if (strstr(t->name, "mlp.experts.")) routed += tensor_size(t);
+    }
+    active = m->n_params - (m->E ? routed / m->E * (m->E - m->K) : 0);
+    // Every active weight is multiplied once a token, the embedding as output matrix; attention adds
+    // two products with the T / 2 positions that a token sees on average.
+    double flops = 2.0 * active + 2.0 * m->L * m->H * m->D * T, MB = 1e6 / sizeof(float);
+    size_t room = min_size(c.max_position_embeddings, T);
+    printf("\n%-34s %zu (the embedding, which is also the output matrix, counted once)\n",
+           "parameters", m->n_params);
+    printf("%-34s %zu\n", "active for one token", active);
+    printf("%-34s %.4g forward, %.4g in training (T = %zu)\n", "floating-point operations a token",
+           flops, 3 * flops, T);
+    printf("%-34s %zu bytes a token\n", "KV cache", 2 * m->L * m->KV * m->D * sizeof(float));
+    size_t train = 4 * m->n_params + acts_size(m, true, rows, 0, 0);
+    printf("%-34s %.1f MB = 4 x %.1f (weights, gradients, AdamW) + %.1f (activations, %ld x %zu)\n",
+           "memory to train", train / MB, m->n_params / MB, (train - 4 * m->n_params) / MB, o->batch, T);
+    size_t infer = acts_size(m, false, min_size(room, 512), 1, room);
+    printf("%-34s %.1f MB = %.1f (weights) + %.1f (KV cache and activations, %zu positions)\n",
+           "memory to generate", (m->n_params + infer) / MB, m->n_params / MB, infer / MB, room);
+}
+
+static Score pretrain(Options o) {
+    if (!o.data) die("pretrain: --data is missing: a JSONL or text file");
+    if (!o.out) o.out = "out/model";
+    if (!o.tokenizer && !o.model) die("pretrain: --tokenizer is missing: a folder or tokenizer.json");
+    Tokenizer *tok = tokenizer_load(o.tokenizer ? o.tokenizer : o.model);
+    Config c = options_config(&o, tok);
+    if (!o.seq) o.seq = min_size(c.max_position_embeddings, 256);
+    if (!o.lr) o.lr = 2e-3;
+    if (o.seq > c.max_position_embeddings)
+        die("--seq %ld is longer than max_position_embeddings %d", o.seq, c.max_position_embeddings);
+    Model *m = model_new(c);
+    double MB = 1e6 / sizeof(float);
+    fprintf(stderr, "%zu parameters; %.0f MB for weights, gradients and AdamW, %.0f MB for activations\n",
+            m->n_params, 4 * m->n_params / MB, acts_size(m, true, o.batch * o.seq, 0, 0) / MB);
+    Data *d = data_open(&o, tok, o.seq);
+    model_allocate(m, true);
+    if (o.model) weights_load(m, o.model);
+    else model_init(m, o.seed);
+    Score s = train(m, tok, d, &o);
+    data_close(d);
+    model_free(m);
+    tokenizer_free(tok);
+    return s;
+}
+
+static void cmd_pretrain(const Options *o) { pretrain(*o); }
+
+// Continues o->prompt, streaming to stdout; returns the number of tokens made.
+static size_t generate(const Model *m, Tokenizer *tok, const Options *o) {
+    Ids ids = {0};
+    Text text = {0};
+    Utf8Stream stream = {0};
+    if (tok->bos >= 0) ids_push(&ids, tok->bos);
+    tokenizer_encode(tok, o->prompt, strlen(o->prompt), true, &ids);
+    if (!ids.n) die("generate: the prompt is empty and the tokenizer has no start token");
+    size_t context = m->c.max_position_embeddings, prompt = ids.n;
+    if (prompt >= context)
+        die("generate: the prompt has %zu tokens, the context %zu", prompt, context);
+    size_t room = min_size(context, prompt + o->max_new_tokens);
+    Acts *a = acts_new(m, false, min_size(prompt, 512), 1, room);
+    Sampling how = {o->temperature, o->top_p, o->repetition_penalty, (int)o->top_k};
+    fputs(o->prompt, stdout);
+    prefill(m, a, ids.id, prompt, 0);
+    while (ids.n < room) {
+        sampling_distribution(a->logits, m->V, ids.id, ids.n, &how);
+        int id = draw(a->logits, m->V, uniform(splitmix64(o->seed), ids.n));
+        ids_push(&ids, id);
+        if (id == tok->eos) break;
+        text.len = 0;
+        decode_token(tok, id, &stream, &text);
+        fwrite(text.s, 1, text.len, stdout);
+        fflush(stdout);
+        if (ids.n < room) prefill(m, a, ids.id + ids.n - 1, 1, (int)ids.n - 1);
+    }
+    text.len = 0;
+    decode_end(&stream, &text);
+    fwrite(text.s, 1, text.len, stdout);
+    printf("\n");
+    fflush(stdout);
+    if (ids.n == context && ids.id[ids.n - 1] != tok->eos)
+        fprintf(stderr, "%s: the context of %zu tokens is full\n", program, context);
+    size_t made = ids.n - prompt;
+    acts_free(a);
+    free(ids.id), free(text.s);
+    return made;
+}
+
+static void cmd_generate(const Options *o) {
+    if (!o->model) die("generate: --model is missing: a checkpoint folder");
+    Tokenizer *tok = tokenizer_load(o->model);
+    Model *m = load_model(o->model, false);
+    if (m->c.vocab_size < tok->vocab_size) die("%s: the tokenizer has %d tokens, the model only %d",
+                                               o->model, tok->vocab_size, m->c.vocab_size);
+    double start = seconds();
+    size_t n = generate(m, tok, o);
+    fprintf(stderr, "%zu tokens, %.1f a second\n", n, n / (seconds() - start));
+    model_free(m);
+    tokenizer_free(tok);
+}
+
+static void cmd_eval(const Options *o) {
+    if (!o->model || !o->data) die("eval: --model DIR and --data FILE are needed");
+    Tokenizer *tok = tokenizer_load(o->model);
+    Model *m = load_model(o->model, false);
+    CacheHead head = {0};
+    Builder b = {.tok = tok, .head = &head};
+    add_files(&b, o->data, 2);
+    if (!head.n_held) die("%s: holds no text", o->data);
+    size_t context = min_size(m->c.max_position_embeddings, 2048), rows = 0;
+    for (size_t i = 0, from = 0; i < head.n_documents; from = b.document[i++].end)
+        rows = b.document[i].end - from > rows ? b.document[i].end - from : rows;
+    rows = min_size(context, rows > 1024 ? rows : 1024);
+    Acts *a = acts_new(m, false, rows, rows, 0);
+    Score s = {0};
+    evaluate(m, a, b.held.id, b.document, head.n_documents, context, &s);
+    double loss = s.nats / s.tokens;
+    double error = ratio_error(s.nats, s.tokens, s.nats_nats, s.nats_tokens, s.tokens_tokens, s.n);
+    double bit_error = ratio_error(s.nats, s.bytes, s.nats_nats, s.nats_bytes, s.bytes_bytes, s.n);
+    printf("documents      %.0f\ntokens         %.0f\nbytes          %.0f\n", s.n, s.tokens, s.bytes);
+    printf("loss           %.6f +- %.6f\n", loss, error);
+    printf("perplexity     %.4f +- %.4f\n", exp(loss), exp(loss) * error);
+    printf("bits per byte  %.6f +- %.6f\n", bits_per_byte(&s), bit_error / M_LN2);
+    if (isfinite(s.floor)) printf("floor          %.6f\n", s.floor / s.bytes);
+    acts_free(a);
+    model_free(m);
+    tokenizer_free(tok);
+    free(b.held.id), free(b.document);
+}
+
+// Writes DIR/pretrain.jsonl and DIR/pretrain_held_out.jsonl.
+static void cmd_world(const Options *o) {
+    const char *dir = o->out ? o->out : "out/world";
+    World w = {0};
+    make_dir(dir);
+    for (int held_out = 0; held_out < 2; held_out++) {
+        char path[4096];
+        Text line = {0};
+        snprintf(path, sizeof path, "%s/pretrain%s.jsonl", dir, held_out ? "_held_out" : "");
+        FILE *f = open_file(path, "w");
+        for (long i = 0; i < (held_out ? o->documents / 100 + 200 : o->documents); i++) {
+            world_text(&w, o->seed, i, held_out);
+            line.len = 0;
+            text_printf(&line, "{\"text\": ");
+            json_write_string(&line, w.text.s, w.text.len);
+            text_printf(&line, ", \"bits\": %.4f}\n", w.bits);
+            fwrite(line.s, 1, line.len, f);
+        }
+        bool bad = ferror(f);
+        if (fclose(f) || bad) die("%s: cannot be written", path);
+        free(line.s);
+    }
+    free(w.text.s);
+}
+
+// The whole story on the tiny world: text, tokenizer, a model that knows nothing, training, the model
+// that came out of it.
+static void cmd_run(const Options *given) {
+    Options o = *given;
+    static const char *const prompts[] = {"Anna lives in", "Once there was", "安娜", "Add 123+456:\n"};
+    double start = seconds();
+    fprintf(stderr, "1. A world, seed %ld: texts in out/world\n", o.seed);
+    o.out = "out/world";
+    cmd_world(&o);
+    fprintf(stderr, "2. A tokenizer: 1024 tokens, in out/tokenizer\n");
+    Trainer *trainer = trainer_new(true);
+    Reader r = reader_open("out/world/pretrain.jsonl");
+    while (reader_next(&r)) {
+        const Json *text = json_get(r.json, "text");
+        trainer_add(trainer, text->s, text->len);
+    }
+    reader_close(&r);
+    Tokenizer *tok = trainer_finish(trainer, 1024);
+    tokenizer_save(tok, "out/tokenizer");
+    o.data = "out/world/pretrain.jsonl", o.held_out = "out/world/pretrain_held_out.jsonl";
+    o.tokenizer = "out/tokenizer", o.out = "out/tiny";
+    o.max_new_tokens = 60;
+    for (int after = 0; after < 2; after++) {
+        if (after) {
+            fprintf(stderr, "4. Pretraining; the model goes to out/tiny\n");
+            o.batch = 4, o.seq = 128, o.lr = 3e-3, o.warmup = 50;
+            pretrain(o);
+        }
+        Model *m = model_new(options_config(&o, tok));
+        model_allocate(m, false);
+        if (after) weights_load(m, o.out);
+        else model_init(m, o.seed);
+        fprintf(stderr, after ? "5. What it writes now\n" : "3. What it writes knowing nothing\n");
+        for (int i = 0; i < 4; i++) {
+            o.prompt = prompts[i];
+            generate(m, tok, &o);
+        }
+        model_free(m);
+    }
+    tokenizer_free(tok);
+    fprintf(stderr, "%.0f seconds\n", seconds() - start);
+}
+
+static void cmd_help(const Options *o);
+
+static const struct Command {
+    const char *name;
+    void (*run)(const Options *o);
+    const char *meaning;
+} commands[] = {
+    {"run", cmd_run, "the whole story on the tiny world (also without a command)"},
+    {"world", cmd_world, "write the texts of a tiny world as JSONL"},
+    {"pretrain", cmd_pretrain, "train on text: --data F --tokenizer T [--out DIR]"},
+    {"generate", cmd_generate, "continue a prompt: --model DIR --prompt TEXT"},
+    {"eval", cmd_eval, "loss, perplexity and bits per byte: --model DIR --data F"},
+    {"info", cmd_info, "tensors, parameters, memory and work of a preset or checkpoint"},
+    {"check", NULL, "gradients against finite differences, or golden FILE..."},
+    {"help", cmd_help, "this page"},
+};
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static void cmd_help(const Options *o) {
+    (void)o;
+    printf("usage: minimind [COMMAND [--option value]...]\n\n");
+    for (const struct Command *c = commands; c < commands + COMMANDS; c++) {
+        printf("%-10s %s\n", c->name, c->meaning);
+        for (const struct Option *p = option_table; p < option_table + OPTIONS; p++)
+            if (strchr(p->commands, c->name[0])) printf("    --%-20s %s\n", p->name, p->meaning);
+    }
+    printf("\nfields of the configuration, options of pretrain and info:\n");
+    for (const struct Field *f = config_field; f < config_field + CONFIG_FIELDS; f++)
+        printf("    --%-22s %s\n", f->name, f->meaning);
+    printf("\npresets:\n");
+    for (const struct Preset *p = presets; p < presets + PRESETS; p++)
+        printf("    %-16s %s\n", p->name, p->fields);
+}
+
+// check FILE... compares golden files; without one, the gradients of every variant.
+static int cmd_check(int n, char **files) {
+    Tally tally = {0};
+    for (int i = 0; i < n; i++) check_golden(files[i], &tally);
+    for (size_t i = 0; n == 0 && i < sizeof check_variant / sizeof *check_variant; i++)
+        check_gradients(&tally, check_variant[i][0], check_variant[i][1]);
+    printf("%d passed, %d failed\n", tally.passed, tally.failed);
+    return tally.failed > 0;
+}
+
+int main(int argc, char **argv) {
+    program = "minimind";
+#ifdef _OPENMP
+    n_threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
+#endif
+    Options o = default_options();
+    const char *name = argc > 1 ? argv[1] : "run";
+    if (!strcmp(name, "check")) return cmd_check(argc - 2, argv + 2);
+    for (const struct Command *c = commands; c < commands + COMMANDS; c++) {
+        if (strcmp(c->name, name)) continue;
+        parse_options(&o, argc > 2 ? argc - 2 : 0, argv + 2, name[0]);
+        c->run(&o);
+        if (fflush(stdout) || ferror(stdout)) die("standard output cannot be written");
+        return 0;
+    }
+    die("there is no command %s; see minimind help", name);
+}
