@@ -93,13 +93,23 @@ static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * u
 //         +-----------+ +----+
 // =================================================================================================
 
-// Block sizes by measurement, with gcc and with clang. A neighbour can be twenty times slower: MR x
-// NR must be so shaped that a compiler keeps all of it in vector registers.
-#ifdef __AVX512F__
-enum { MR = 8, NR = 48 };
+// MR x NR must fill the vector registers without overflowing them: 16 registers of 8 floats hold
+// 6 x 16 numbers and leave room for the operands, AVX-512's 32 hold 12 x 16. Elsewhere (plain -O3,
+// ARM) there are 4 floats in a register. Lanes is such a register; + and * act on all of its floats.
+#ifdef __AVX__
+enum { VECTOR = 32 };
 #else
-enum { MR = 4, NR = 24 };
+enum { VECTOR = 16 };
 #endif
+#if defined __AVX512F__
+enum { MR = 12 };
+#elif defined __AVX__
+enum { MR = 6 };
+#else
+enum { MR = 4 };
+#endif
+typedef float Lanes __attribute__((vector_size(VECTOR)));
+enum { LANES = VECTOR / sizeof(float), NR = 2 * LANES };
 enum { MC = 96, KC = 256, NC = 960, THIN = 8 };
 
 // A matrix to be read: element (i, j) stands at at[i * row + j * col].
@@ -118,13 +128,13 @@ static View part(View v, size_t i, size_t j) {
 // The sum is kept in 32 lanes, each with its own order of additions: a compiler may then use vector
 // registers without being allowed to reorder sums (that would take -ffast-math).
 static float dot(const float *a, const float *b, size_t n) {
-    enum { LANES = 32 };
-    float lane[LANES] = {0}, sum = 0;
+    enum { W = 32 };
+    float lane[W] = {0}, sum = 0;
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (size_t j = 0; j < LANES; j++) lane[j] += a[i + j] * b[i + j];
+    for (; i + W <= n; i += W)
+        for (size_t j = 0; j < W; j++) lane[j] += a[i + j] * b[i + j];
     for (; i < n; i++) sum += a[i] * b[i];
-    for (size_t j = 0; j < LANES; j++) sum += lane[j];
+    for (size_t j = 0; j < W; j++) sum += lane[j];
     return sum;
 }
 
@@ -133,48 +143,51 @@ static float dot(const float *a, const float *b, size_t n) {
 static inline void pack(float *to, View v, size_t rows, size_t K, const size_t R) {
     for (size_t i0 = 0; i0 < rows; i0 += R, to += R * K) {
         size_t n = min_size(R, rows - i0);
-        View p = part(v, i0, 0);
+        const float *from = v.at + i0 * v.row;
         if (n < R) memset(to, 0, R * K * sizeof *to);
-        if (p.row == 1 && n == R)
-            for (size_t k = 0; k < K; k++)
-                for (size_t i = 0; i < R; i++) to[k * R + i] = p.at[k * p.col + i];
-        else
-            for (size_t i = 0; i < n; i++)
-                for (size_t k = 0; k < K; k++) to[k * R + i] = p.at[i * p.row + k * p.col];
+        for (size_t k = 0; k < K; k++, from += v.col)
+            if (v.row == 1 && n == R) for (size_t i = 0; i < R; i++) to[k * R + i] = from[i];
+            else for (size_t i = 0; i < n; i++) to[k * R + i] = from[i * v.row];
     }
 }
 
-// The whole arithmetic: block (MR, NR) = panel a (K, MR) times panel b (K, NR).
-static void multiply_panels(float *block, const float *a, const float *b, size_t K) {
-    float acc[MR][NR] = {{0}};
-    for (size_t k = 0; k < K; k++)
+// The whole arithmetic: c (rows, cols), a block of at most MR x NR numbers in rows ldc apart, = a
+// (MR, K) times the panel b (K, NR), or += with add.
+static void multiply_panels(float *c, size_t ldc, size_t rows, size_t cols, View a, const float *b,
+                            size_t K, bool add) {
+    Lanes acc[MR][2] = {{{0}}};
+    for (size_t k = 0; k < K; k++) {
+        const Lanes *row = (const Lanes *)(b + k * NR);
         for (size_t i = 0; i < MR; i++)
-            for (size_t j = 0; j < NR; j++) acc[i][j] += a[k * MR + i] * b[k * NR + j];
+            for (size_t j = 0; j < 2; j++) acc[i][j] += a.at[i * a.row + k * a.col] * row[j];
+    }
+    float block[MR][NR];
     memcpy(block, acc, sizeof acc);
+    for (size_t i = 0; i < rows; i++, c += ldc)
+        if (!add) memcpy(c, block[i], cols * sizeof *c);
+        else if (cols == NR) for (size_t j = 0; j < NR; j++) c[j] += block[i][j];
+        else for (size_t j = 0; j < cols; j++) c[j] += block[i][j];
 }
 
-// c (M, N), rows ldc apart: c = a b, or c += a b if add. One thread.
+// c (M, N), rows ldc apart: c = a b, or c += a b with add. One thread. Rows of a that are contiguous
+// are read where they stand; only transposed ones, and an incomplete last panel, need packing.
 static void gemm_blocked(size_t M, size_t N, size_t K, View a, View b, float *c, size_t ldc,
                          bool add) {
-    static _Thread_local float packed_a[MC * KC], packed_b[KC * NC], block[MR * NR];
+    static _Thread_local _Alignas(64) float packed_a[MC * KC], packed_b[KC * NC];
     for (size_t j0 = 0; j0 < N; j0 += NC)
         for (size_t k0 = 0; k0 < K; k0 += KC) {
             size_t nc = min_size(NC, N - j0), kc = min_size(KC, K - k0);
-            bool keep = add || k0 > 0;
             pack(packed_b, flip(part(b, k0, j0)), nc, kc, NR);
             for (size_t i0 = 0; i0 < M; i0 += MC) {
-                size_t mc = min_size(MC, M - i0);
-                pack(packed_a, part(a, i0, k0), mc, kc, MR);
+                size_t mc = min_size(MC, M - i0), in_place = a.col == 1 ? mc / MR * MR : 0;
+                pack(packed_a, part(a, i0 + in_place, k0), mc - in_place, kc, MR);
                 for (size_t j = 0; j < nc; j += NR)
                     for (size_t i = 0; i < mc; i += MR) {
-                        multiply_panels(block, packed_a + i * kc, packed_b + j * kc, kc);
-                        size_t rows = min_size(MR, mc - i), cols = min_size(NR, nc - j);
-                        for (size_t r = 0; r < rows; r++) {
-                            float *to = c + (i0 + i + r) * ldc + j0 + j;
-                            const float *from = block + r * NR;
-                            if (keep) for (size_t s = 0; s < cols; s++) to[s] += from[s];
-                            else memcpy(to, from, cols * sizeof *to);
-                        }
+                        View rows = {packed_a + (i - in_place) * kc, 1, MR};
+                        if (i < in_place) rows = part(a, i0 + i, k0);
+                        multiply_panels(c + (i0 + i) * ldc + j0 + j, ldc, min_size(MR, mc - i),
+                                        min_size(NR, nc - j), rows, packed_b + j * kc, kc,
+                                        add || k0 > 0);
                     }
             }
         }
@@ -292,26 +305,26 @@ static inline float fast_exp(float x) {
 }
 
 static float row_max(const float *x, size_t n) {
-    enum { LANES = 16 };
-    float lane[LANES], max = x[0];
+    enum { W = 16 };
+    float lane[W], max = x[0];
     size_t i = 0;
-    for (size_t j = 0; j < LANES; j++) lane[j] = x[0];
-    for (; i + LANES <= n; i += LANES)
-        for (size_t j = 0; j < LANES; j++) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
+    for (size_t j = 0; j < W; j++) lane[j] = x[0];
+    for (; i + W <= n; i += W)
+        for (size_t j = 0; j < W; j++) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
     for (; i < n; i++) max = x[i] > max ? x[i] : max;
-    for (size_t j = 0; j < LANES; j++) max = lane[j] > max ? lane[j] : max;
+    for (size_t j = 0; j < W; j++) max = lane[j] > max ? lane[j] : max;
     return max;
 }
 
 // y = e^(x - shift), returns the sum. y may be x.
 static float row_exp(float *y, const float *x, size_t n, float shift) {
-    enum { LANES = 16 };
-    float lane[LANES] = {0}, sum = 0;
+    enum { W = 16 };
+    float lane[W] = {0}, sum = 0;
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (size_t j = 0; j < LANES; j++) lane[j] += y[i + j] = fast_exp(x[i + j] - shift);
+    for (; i + W <= n; i += W)
+        for (size_t j = 0; j < W; j++) lane[j] += y[i + j] = fast_exp(x[i + j] - shift);
     for (; i < n; i++) sum += y[i] = fast_exp(x[i] - shift);
-    for (size_t j = 0; j < LANES; j++) sum += lane[j];
+    for (size_t j = 0; j < W; j++) sum += lane[j];
     return sum;
 }
 
@@ -581,16 +594,13 @@ static void swiglu_forward(float *h, const float *gate, const float *up, size_t 
 
 // h = g sigma(g) u. From sigma' = sigma (1 - sigma):
 //     dg = dh u (sigma + g sigma (1 - sigma)),   du = dh g sigma
-// h itself was not kept; it falls out on the way and is written again for the gradient of down.
-// dgate may be dh: each element is read before it is written.
-static void swiglu_backward(float *dgate, float *dup, float *h, const float *dh, const float *gate,
+static void swiglu_backward(float *dgate, float *dup, const float *dh, const float *gate,
                             const float *up, size_t n) {
     #pragma omp parallel for num_threads(n_threads) if (n > 10000)
     for (size_t i = 0; i < n; i++) {
-        float g = gate[i], u = up[i], d = dh[i], sigma = 1.0f / (1.0f + fast_exp(-g));
-        h[i] = g * sigma * u;
-        dup[i] = d * g * sigma;
-        dgate[i] = d * u * sigma * (1.0f + g * (1.0f - sigma));
+        float g = gate[i], sigma = 1.0f / (1.0f + fast_exp(-g));
+        dup[i] = dh[i] * g * sigma;
+        dgate[i] = dh[i] * up[i] * sigma * (1.0f + g * (1.0f - sigma));
     }
 }
 
@@ -1045,7 +1055,7 @@ typedef struct {
     float *logits, *lse;    // (n_out, V), (n_out)
     float *logp, *dlogp;    // (n_out)
     float *qkv, *h;         // work space of both directions: (N, H D), (N K + S N, F)
-    float *dx, *dnorm, *datt, *dq, *dk, *dv, *dh, *dup, *drows, *dgathered, *dscore; // of backward
+    float *dx, *dnorm, *datt, *dq, *dk, *dv, *dh, *dgate, *dup, *drows, *dgathered, *dscore; // of backward
     float *memory;          // the one allocation
     size_t size;            // in floats
 } Acts;
@@ -1104,7 +1114,7 @@ static void layout(const Model *m, Acts *a) {
     a->dx = take(a, N * C), a->dnorm = take(a, N * C);
     a->datt = take(a, N * m->H * m->D), a->dq = take(a, N * m->H * m->D);
     a->dk = take(a, N * KVD), a->dv = take(a, N * KVD);
-    a->dh = take(a, rows * m->F), a->dup = take(a, rows * m->F);
+    a->dh = take(a, rows * m->F), a->dgate = take(a, rows * m->F), a->dup = take(a, rows * m->F);
     a->drows = take(a, N * m->K * C), a->dgathered = take(a, N * m->K * C);
     a->dscore = take(a, N * m->E);
 }
@@ -1247,6 +1257,7 @@ static void ffn_block_forward(const Model *m, Acts *a, int l) {
         r->balance = m->c.seq_aux ? coef * m->E / (a->T * m->K) / a->B : coef * m->E / N;
         router_forward(r, s->norm2, w->router->w, C);
         a->aux_loss += router_balance(r, NULL);
+        #pragma omp parallel for num_threads(n_threads) if (N > 100)
         for (size_t i = 0; i < N * m->K; i++)
             memcpy(s->gathered + i * C, s->norm2 + r->token[i] * C, C * sizeof(float));
     }
@@ -1288,11 +1299,13 @@ static void ffn_block_backward(const Model *m, Acts *a, int l) {
         bool routed = e < m->E;
         const float *dy = routed ? a->drows + x.at * C : a->dx;
         float *dx = routed ? a->dgathered + x.at * C : a->dnorm;
-        float *dh = a->dh + x.at * F, *dup = a->dup + x.at * F, *h = a->h + x.at * F;
+        float *dh = a->dh + x.at * F, *h = a->h + x.at * F;
+        float *dgate = a->dgate + x.at * F, *dup = a->dup + x.at * F;
         matmul(x.n, F, C, plain(dy, C), plain(p->down->w, F), dh, false);
-        swiglu_backward(dh, dup, h, dh, s->gate + x.at * F, s->up + x.at * F, x.n * F);
+        swiglu_forward(h, s->gate + x.at * F, s->up + x.at * F, x.n * F); // h was not kept
+        swiglu_backward(dgate, dup, dh, s->gate + x.at * F, s->up + x.at * F, x.n * F);
         matmul(C, F, x.n, transposed(dy, C), plain(h, F), p->down->g, true);
-        matmul_backward(dx, p->gate->g, dh, x.x, p->gate->w, x.n, C, F, !routed);
+        matmul_backward(dx, p->gate->g, dgate, x.x, p->gate->w, x.n, C, F, !routed);
         matmul_backward(dx, p->up->g, dup, x.x, p->up->w, x.n, C, F, true);
     }
     #pragma omp parallel for num_threads(n_threads) if (N > 100)
@@ -2758,9 +2771,10 @@ static size_t pick(World *w, size_t n) {
     return uniform(w->seed, w->drawn++) * n;
 }
 
-// Appends a template: [a|b|c] is one of its alternatives, which may hold further ones; $x a variable.
+// Appends a template, up to `end` if that is not NULL: [a|b|c] is one of its alternatives, which may
+// hold further ones; $x a variable, which is a template too.
 static void tell(World *w, const char *t, const char *end) {
-    while (t < end) {
+    while (end ? t < end : *t) {
         if (*t == '[') {
             const char *from[32], *close = t + 1;
             size_t n = 0, depth = 1;
@@ -2773,8 +2787,7 @@ static void tell(World *w, const char *t, const char *end) {
             tell(w, from[i], from[i + 1] - 1);
             t = close;
         } else if (*t == '$') {
-            const char *v = w->var[(int)t[1]];
-            tell(w, v, v + strlen(v));
+            tell(w, w->var[(int)t[1]], NULL);
             t += 2;
         } else text_append(&w->text, t++, 1);
     }
@@ -2832,8 +2845,7 @@ static Pair waters[] = {{"river", "河"}, {"sea", "海"}, {"lake", "湖"}, {"can
 #define LIST(list) list, sizeof list / sizeof *list
 
 // Every thing of a kind has three properties; each has a list of values and six wordings. In a wording
-// $S, $s, $o, $H, $h are the thing as subject, object and owner, by its name in the first sentence and
-// by a pronoun after it; $v is the value.
+// $S, $s, $o and $H are pronouns: the thing as subject, as object, as owner; $v is the value.
 static const struct Kind {
     Pair *names;
     size_t n;
@@ -2844,8 +2856,8 @@ static const struct Kind {
         Pair wordings;
     } property[3];
 } kinds[] = {
-    {LIST(people), {"[|This is $n. |Do you know $n? |Let me tell you about $n. ]",
-                    "[|这是$n。|你认识$n吗？|我来说说$n。]"}, {
+    {LIST(people), {"[This is $n.|Do you know $n?|Let me tell you about $n.|My friend is called $n.]",
+                    "[这是$n。|你认识$n吗？|我来说说$n。|我的朋友叫$n。]"}, {
         {LIST(cities), {"[$S lives in $v.|$H home is in $v.|$S has a house in $v.|You can find $o in "
                         "$v.|Every evening $s goes home to $v.|$v is where $s lives.]",
                         "[$S住在$v。|$S的家在$v。|$S在$v有一座房子。|你可以在$v找到$s。|每天晚上$s回到$v的家。|"
@@ -2859,8 +2871,8 @@ static const struct Kind {
                        "than $v.]",
                        "[$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|晚饭$s总是吃$v。|没有什么比$v更让$s开心。|"
                        "$S从小就爱吃$v。]"}}}},
-    {LIST(animals), {"[|Look at the $n. |What do we know about the $n? |Here comes the $n. ]",
-                     "[|看看$n。|我们来认识$n。|$n来了。]"}, {
+    {LIST(animals), {"[Look at the $n.|What do we know about the $n?|Here comes the $n.|I like the $n.]",
+                     "[看看$n。|我们来认识$n。|看，$n来了。|我喜欢$n。]"}, {
         {LIST(lands), {"[$S lives in the $v.|$H home is the $v.|$S sleeps in the $v.|You can find $o "
                        "in the $v.|At night $s goes back to the $v.|The $v is where $s lives.]",
                        "[$S住在$v里。|$S的家是$v。|$S在$v里睡觉。|你可以在$v里找到$s。|夜里$s回到$v。|"
@@ -2873,8 +2885,8 @@ static const struct Kind {
                        "morning $s looks for $v.|$S would do anything for $v.|Give $o some $v.]",
                        "[$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|早上$s去找$v。|为了$v$s什么都肯做。|"
                        "给$s一些$v吧。]"}}}},
-    {LIST(cities), {"[|Welcome to $n. |Have you been to $n? |This book is about $n. ]",
-                    "[|欢迎来到$n。|你去过$n吗？|这本书讲的是$n。]"}, {
+    {LIST(cities), {"[Welcome to $n.|Have you been to $n?|This book is about $n.|We are going to $n.]",
+                    "[欢迎来到$n。|你去过$n吗？|这本书讲的是$n。|我们要去$n。]"}, {
         {LIST(waters), {"[$S lies by the $v.|$H houses stand near the $v.|$S was built at the $v.|You "
                         "see the $v from $o.|In summer all of $o meets at the $v.|A $v is close to $o.]",
                         "[$S在$v边。|$S的房子靠近$v。|$S建在$v旁。|从$s看得到$v。|夏天$s的人都去$v边。|"
@@ -2898,38 +2910,24 @@ static const char *fact(uint64_t world, size_t k, size_t i, size_t p, int zh) {
     return property->values[splitmix64(stream + splitmix64(i)) % property->n][zh];
 }
 
-// How a thing is called as $S $s $o $H $h: by name, then (again) by pronoun.
-static void call_it(World *w, size_t k, const char *name, bool woman, bool again, int zh) {
-    static const char *const pronoun[3][5] = {{"She", "she", "her", "Her", "her"},
-                                              {"He", "he", "him", "His", "his"},
-                                              {"It", "it", "it", "Its", "its"}};
-    static char owner[80], The[80], the[80], Owner[80];
-    const char *const keys = "SsoHh";
-    int who = k ? 2 : woman ? 0 : 1;
-    bool article = k == 1 && !zh; // the fox, but Anna and Paris
-    snprintf(The, sizeof The, "%s%s", article ? "The " : "", name);
-    snprintf(the, sizeof the, "%s%s", article ? "the " : "", name);
-    snprintf(Owner, sizeof Owner, "%s's", The), snprintf(owner, sizeof owner, "%s's", the);
-    const char *by_name[5] = {The, the, the, Owner, owner};
-    for (int i = 0; i < 5; i++)
-        w->var[(int)keys[i]] = zh ? again ? (k ? "它" : woman ? "她" : "他") : name
-                                  : again ? pronoun[who][i] : by_name[i];
-}
+// Half of all things are only ever told of in English, the other half in Chinese: number j of them.
+static size_t native(size_t j, int zh) { return j / 2 * 4 + 2 * zh + j % 2; }
 
-// Tells the three properties of a thing, in any order.
+// Names a thing, then tells its three properties in any order, of "her", "him" or "it".
 static void tell_thing(World *w, uint64_t world, size_t k, int zh) {
-    size_t i = pick(w, kinds[k].n), order[3] = {0, 1, 2}, turn = pick(w, 3), swap = pick(w, 2);
-    const char *name = kinds[k].names[i][zh], *open = kinds[k].opening[zh];
-    for (size_t p = 0; p < 3; p++) order[p] = (turn + (swap ? 3 - p : p)) % 3;
-    w->var['n'] = k == 1 ? name : name;
-    size_t before = w->text.len;
-    tell(w, open, open + strlen(open));
+    static const char *const pronoun[2][3][5] = {
+        {{"She", "she", "her", "Her"}, {"He", "he", "him", "His"}, {"It", "it", "it", "Its"}},
+        {{"她", "她", "她", "她"}, {"他", "他", "他", "他"}, {"它", "它", "它", "它"}}};
+    const struct Kind *kind = &kinds[k];
+    size_t i = native(pick(w, kind->n / 2), zh), turn = pick(w, 3), swap = pick(w, 2);
+    for (int p = 0; p < 4; p++) w->var[(int)"SsoH"[p]] = pronoun[zh][k ? 2 : i % 2][p];
+    w->var['n'] = kind->names[i][zh];
+    tell(w, kind->opening[zh], NULL);
     for (size_t p = 0; p < 3; p++) {
-        const char *wording = kinds[k].property[order[p]].wordings[zh];
-        call_it(w, k, name, i % 2 == 0, p > 0 || w->text.len > before, zh);
-        w->var['v'] = fact(world, k, i, order[p], zh);
-        if (p > 0 && !zh) text_append(&w->text, " ", 1);
-        tell(w, wording, wording + strlen(wording));
+        size_t which = (turn + (swap ? 3 - p : p)) % 3;
+        w->var['v'] = fact(world, k, i, which, zh);
+        if (!zh) text_append(&w->text, " ", 1);
+        tell(w, kind->property[which].wordings[zh], NULL);
     }
 }
 
@@ -2951,7 +2949,7 @@ static void tell_story(World *w, int zh) {
         "[在那里|在路上|在树边|在石头后面]，$s[看见|遇到|发现|听见]一只[小小的|大大的|年轻的|害羞的]$c的$a。$a$d。"
         "于是$n$e。[$a又高兴了。|“谢谢你。”$a说。|$a高兴得跳起来。|$a笑了。][从那天起他们成了朋友。|"
         "然后他们一起[唱歌|跳舞|大笑|玩耍]。|晚上$s回家了。|第二天$s又来了。]"};
-    size_t who = pick(w, 80), need = pick(w, 4);
+    size_t who = native(pick(w, 40), zh), need = pick(w, 4);
     w->var['n'] = people[who][zh];
     w->var['s'] = zh ? who % 2 ? "他" : "她" : who % 2 ? "he" : "she";
     w->var['l'] = lands[pick(w, 8)][zh];
@@ -2959,14 +2957,14 @@ static void tell_story(World *w, int zh) {
     w->var['a'] = animals[pick(w, 16)][zh];
     w->var['d'] = needs[need].need[zh], w->var['e'] = needs[need].help[zh];
     w->var['f'] = need ? "" : foods[pick(w, 16)][zh];
-    tell(w, story[zh], story[zh] + strlen(story[zh]));
+    tell(w, story[zh], NULL);
 }
 
 // A sum of two three-digit numbers, worked digit by digit from the right; a carry is added where
 // there is one:   304+578:  4+8=12  0+7+1=8  3+5=8  304+578=882
 static void tell_sum(World *w, int a, int b, int zh) {
     static Pair opening = {"[Add|Work out|What is|Find] ", "[计算|求|算一算|请算]"};
-    tell(w, opening[zh], opening[zh] + strlen(opening[zh]));
+    tell(w, opening[zh], NULL);
     text_printf(&w->text, "%d+%d:\n", a, b);
     for (int x = a, y = b, carry = 0; x || y; x /= 10, y /= 10) {
         int sum = x % 10 + y % 10 + carry;
