@@ -2763,6 +2763,7 @@ typedef struct {
     uint64_t seed, drawn;  // the next number is uniform(seed, drawn)
     double bits;           // -log2 of the probability of the text so far
     const char *var[128];  // what $x stands for
+    Text any[128];         // memory for some of these
     Text text;
 } World;
 
@@ -2793,26 +2794,26 @@ static void tell(World *w, const char *t, const char *end) {
     }
 }
 
+// Sets variable x to "any of the list".
+static void tell_any(World *w, char x, const char *const (*list)[2], size_t n, int zh) {
+    Text *t = &w->any[(int)x];
+    t->len = 0;
+    for (size_t i = 0; i < n; i++) text_printf(t, "%s%s", i ? "|" : "[", list[i][zh]);
+    text_printf(t, "]");
+    w->var[(int)x] = t->s;
+}
+
 typedef const char *const Pair[2]; // the same in English and Chinese
 
 static Pair people[] = { // by turns a woman and a man
     {"Anna", "安娜"}, {"Adam", "亚当"}, {"Bella", "贝拉"}, {"Bob", "鲍勃"}, {"Clara", "克拉拉"},
-    {"Carl", "卡尔"}, {"Diana", "黛安娜"}, {"David", "大卫"}, {"Emma", "艾玛"}, {"Eric", "埃里克"},
-    {"Fiona", "菲奥娜"}, {"Frank", "弗兰克"}, {"Grace", "格蕾丝"}, {"George", "乔治"},
-    {"Helen", "海伦"}, {"Henry", "亨利"}, {"Iris", "艾丽丝"}, {"Ivan", "伊凡"}, {"Julia", "朱莉娅"},
-    {"Jack", "杰克"}, {"Kate", "凯特"}, {"Kevin", "凯文"}, {"Lily", "莉莉"}, {"Leo", "里奥"},
-    {"Maria", "玛丽亚"}, {"Mark", "马克"}, {"Nina", "尼娜"}, {"Nick", "尼克"}, {"Olga", "奥尔加"},
-    {"Oscar", "奥斯卡"}, {"Paula", "宝拉"}, {"Peter", "彼得"}, {"Rosa", "罗莎"}, {"Robert", "罗伯特"},
-    {"Sara", "莎拉"}, {"Sam", "山姆"}, {"Tina", "蒂娜"}, {"Tom", "汤姆"}, {"Vera", "薇拉"},
-    {"Victor", "维克多"}, {"Wendy", "温迪"}, {"Walter", "沃尔特"}, {"Yoko", "洋子"}, {"Yuri", "尤里"},
-    {"Zoe", "佐伊"}, {"Zack", "扎克"}, {"Amy", "艾米"}, {"Albert", "艾伯特"}, {"Betty", "贝蒂"},
-    {"Bruno", "布鲁诺"}, {"Cindy", "辛迪"}, {"Chris", "克里斯"}, {"Daisy", "黛西"}, {"Dan", "丹尼"},
-    {"Ellen", "爱伦"}, {"Edgar", "埃德加"}, {"Flora", "芙罗拉"}, {"Fred", "弗雷德"}, {"Gina", "吉娜"},
-    {"Gary", "加里"}, {"Hanna", "汉娜"}, {"Hugo", "雨果"}, {"Irene", "艾琳"}, {"Igor", "伊戈尔"},
-    {"Jenny", "珍妮"}, {"John", "约翰"}, {"Karen", "凯伦"}, {"Ken", "健"}, {"Lucy", "露西"},
-    {"Louis", "路易"}, {"Mia", "米娅"}, {"Martin", "马丁"}, {"Nora", "诺拉"}, {"Noah", "诺亚"},
-    {"Polly", "波莉"}, {"Paul", "保罗"}, {"Ruth", "露丝"}, {"Ralph", "拉尔夫"}, {"Susan", "苏珊"},
-    {"Simon", "西蒙"}};
+    {"Carl", "卡尔"}, {"Diana", "黛安娜"}, {"David", "大卫"}, {"Emma", "艾玛"},
+    {"Eric", "埃里克"}, {"Fiona", "菲奥娜"}, {"Frank", "弗兰克"}, {"Grace", "格蕾丝"},
+    {"George", "乔治"}, {"Helen", "海伦"}, {"Henry", "亨利"}, {"Iris", "艾丽丝"},
+    {"Ivan", "伊凡"}, {"Julia", "朱莉娅"}, {"Jack", "杰克"}, {"Kate", "凯特"}, {"Kevin", "凯文"},
+    {"Lily", "莉莉"}, {"Leo", "里奥"}, {"Maria", "玛丽亚"}, {"Mark", "马克"}, {"Nina", "尼娜"},
+    {"Nick", "尼克"}, {"Olga", "奥尔加"}, {"Oscar", "奥斯卡"}, {"Paula", "宝拉"},
+    {"Peter", "彼得"}};
 static Pair cities[] = {
     {"Paris", "巴黎"}, {"London", "伦敦"}, {"Rome", "罗马"}, {"Berlin", "柏林"}, {"Madrid", "马德里"},
     {"Vienna", "维也纳"}, {"Athens", "雅典"}, {"Lima", "利马"}, {"Cairo", "开罗"}, {"Tokyo", "东京"},
@@ -2842,6 +2843,11 @@ static Pair sights[] = {{"bridges", "桥"}, {"towers", "高塔"}, {"parks", "公
 static Pair skies[] = {{"hot", "炎热"}, {"cold", "寒冷"}, {"rainy", "多雨"}, {"windy", "多风"},
                        {"sunny", "晴朗"}, {"foggy", "多雾"}, {"snowy", "多雪"}, {"mild", "温和"}};
 static Pair waters[] = {{"river", "河"}, {"sea", "海"}, {"lake", "湖"}, {"canal", "运河"}};
+static Pair objects[] = {
+    {"hat", "帽子"}, {"book", "本子"}, {"cup", "杯子"}, {"lamp", "台灯"}, {"chair", "椅子"},
+    {"bag", "袋子"}, {"mirror", "镜子"}, {"ball", "皮球"}, {"kite", "风筝"}, {"clock", "闹钟"},
+    {"drum", "小鼓"}, {"bell", "铃铛"}, {"box", "箱子"}, {"ring", "戒指"}, {"basket", "篮子"},
+    {"candle", "蜡烛"}};
 #define LIST(list) list, sizeof list / sizeof *list
 
 // Every thing of a kind has three properties; each has a list of values and six wordings. In a wording
@@ -2850,6 +2856,7 @@ static const struct Kind {
     Pair *names;
     size_t n;
     Pair opening; // $n is the name
+    Pair event;   // something that happened; $k $x and $a: any colour, object and animal
     struct Property {
         Pair *values;
         size_t n;
@@ -2857,7 +2864,10 @@ static const struct Kind {
     } property[3];
 } kinds[] = {
     {LIST(people), {"[This is $n.|Do you know $n?|Let me tell you about $n.|My friend is called $n.]",
-                    "[这是$n。|你认识$n吗？|我来说说$n。|我的朋友叫$n。]"}, {
+                    "[这是$n。|你认识$n吗？|我来说说$n。|我的朋友叫$n。]"},
+                   {"[Yesterday|Last night|This morning|On Sunday] $s [bought|found|lost|sold|painted|"
+                    "washed|hid|broke] a $k $x.",
+                    "[昨天|昨晚|今天早上|星期天]$s[买了|找到|弄丢了|卖掉|画了|洗了|藏起|打破了]一个$k的$x。"}, {
         {LIST(cities), {"[$S lives in $v.|$H home is in $v.|$S has a house in $v.|You can find $o in "
                         "$v.|Every evening $s goes home to $v.|$v is where $s lives.]",
                         "[$S住在$v。|$S的家在$v。|$S在$v有一座房子。|你可以在$v找到$s。|每天晚上$s回到$v的家。|"
@@ -2872,7 +2882,10 @@ static const struct Kind {
                        "[$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|晚饭$s总是吃$v。|没有什么比$v更让$s开心。|"
                        "$S从小就爱吃$v。]"}}}},
     {LIST(animals), {"[Look at the $n.|What do we know about the $n?|Here comes the $n.|I like the $n.]",
-                     "[看看$n。|我们来认识$n。|看，$n来了。|我喜欢$n。]"}, {
+                     "[看看$n。|我们来认识$n。|看，$n来了。|我喜欢$n。]"},
+                    {"[Yesterday|Last night|This morning|On Sunday] $s [saw|chased|followed|heard|met|"
+                     "woke|helped|lost] a $k $a.",
+                     "[昨天|昨晚|今天早上|星期天]$s[看见|追赶|跟着|听见|遇到|吵醒|帮助|丢下]一只$k的$a。"}, {
         {LIST(lands), {"[$S lives in the $v.|$H home is the $v.|$S sleeps in the $v.|You can find $o "
                        "in the $v.|At night $s goes back to the $v.|The $v is where $s lives.]",
                        "[$S住在$v里。|$S的家是$v。|$S在$v里睡觉。|你可以在$v里找到$s。|夜里$s回到$v。|"
@@ -2886,7 +2899,10 @@ static const struct Kind {
                        "[$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|早上$s去找$v。|为了$v$s什么都肯做。|"
                        "给$s一些$v吧。]"}}}},
     {LIST(cities), {"[Welcome to $n.|Have you been to $n?|This book is about $n.|We are going to $n.]",
-                    "[欢迎来到$n。|你去过$n吗？|这本书讲的是$n。|我们要去$n。]"}, {
+                    "[欢迎来到$n。|你去过$n吗？|这本书讲的是$n。|我们要去$n。]"},
+                   {"[Yesterday|Last night|This morning|On Sunday] a [small|big|young|shy] $k $a was "
+                    "seen near $o.",
+                    "[昨天|昨晚|今天早上|星期天]有一只[小小的|大大的|年轻的|害羞的]$k的$a来到$s旁边。"}, {
         {LIST(waters), {"[$S lies by the $v.|$H houses stand near the $v.|$S was built at the $v.|You "
                         "see the $v from $o.|In summer all of $o meets at the $v.|A $v is close to $o.]",
                         "[$S在$v边。|$S的房子靠近$v。|$S建在$v旁。|从$s看得到$v。|夏天$s的人都去$v边。|"
@@ -2913,7 +2929,7 @@ static const char *fact(uint64_t world, size_t k, size_t i, size_t p, int zh) {
 // Half of all things are only ever told of in English, the other half in Chinese: number j of them.
 static size_t native(size_t j, int zh) { return j / 2 * 4 + 2 * zh + j % 2; }
 
-// Names a thing, then tells its three properties in any order, of "her", "him" or "it".
+// Names a thing, tells its three properties in any order, of "her", "him" or "it", and some news.
 static void tell_thing(World *w, uint64_t world, size_t k, int zh) {
     static const char *const pronoun[2][3][5] = {
         {{"She", "she", "her", "Her"}, {"He", "he", "him", "His"}, {"It", "it", "it", "Its"}},
@@ -2923,11 +2939,11 @@ static void tell_thing(World *w, uint64_t world, size_t k, int zh) {
     for (int p = 0; p < 4; p++) w->var[(int)"SsoH"[p]] = pronoun[zh][k ? 2 : i % 2][p];
     w->var['n'] = kind->names[i][zh];
     tell(w, kind->opening[zh], NULL);
-    for (size_t p = 0; p < 3; p++) {
+    for (size_t p = 0; p < 4; p++) {
         size_t which = (turn + (swap ? 3 - p : p)) % 3;
         w->var['v'] = fact(world, k, i, which, zh);
         if (!zh) text_append(&w->text, " ", 1);
-        tell(w, kind->property[which].wordings[zh], NULL);
+        tell(w, p < 3 ? kind->property[which].wordings[zh] : kind->event[zh], NULL);
     }
 }
 
@@ -2940,16 +2956,16 @@ static void tell_story(World *w, int zh) {
         {{"lost", "迷路了"}, {"showed it the way to the $l", "带它走回$l"}}};
     static Pair story = {
         "[One day|One morning|Last week|In the spring|Long ago|After the rain] $n [went|walked|ran|"
-        "rode] to the $l [to play|with a friend|to pick flowers|all alone]. [There|On the way|Near a "
+        "rode] to the $l with a $k $x [to play|to rest|to pick flowers|all alone]. [There|On the way|Near a "
         "tree|Behind a stone] $s [saw|met|found|heard] a [small|big|young|shy] $c $a. The $a was "
         "$d. So $n $e. [The $a was happy again.|\"Thank you,\" said the $a.|The $a jumped for joy.|"
         "The $a smiled.] [From that day on they were friends.|Then they [sang|danced|laughed|played] "
         "together.|In the evening $s went home.|The next day $s came back.]",
-        "[有一天|一天早上|上个星期|春天里|很久以前|雨停以后]，$n[去|走到|跑到|骑车到]$l[玩|见朋友|采花|散步]。"
+        "[有一天|一天早上|上个星期|春天里|很久以前|雨停以后]，$n带着$k的$x[去|走到|跑到|骑车到]$l[玩|休息|采花|散步]。"
         "[在那里|在路上|在树边|在石头后面]，$s[看见|遇到|发现|听见]一只[小小的|大大的|年轻的|害羞的]$c的$a。$a$d。"
         "于是$n$e。[$a又高兴了。|“谢谢你。”$a说。|$a高兴得跳起来。|$a笑了。][从那天起他们成了朋友。|"
         "然后他们一起[唱歌|跳舞|大笑|玩耍]。|晚上$s回家了。|第二天$s又来了。]"};
-    size_t who = native(pick(w, 40), zh), need = pick(w, 4);
+    size_t who = native(pick(w, sizeof people / sizeof *people / 2), zh), need = pick(w, 4);
     w->var['n'] = people[who][zh];
     w->var['s'] = zh ? who % 2 ? "他" : "她" : who % 2 ? "he" : "she";
     w->var['l'] = lands[pick(w, 8)][zh];
@@ -2986,6 +3002,8 @@ static void world_text(World *w, uint64_t world, uint64_t i, bool held_out) {
         size_t what = pick(w, 10), zh = pick(w, 2);
         w->bits -= log2(what < 3 ? 3 : what < 4 ? 1 : what < 5 ? 1 : what < 8 ? 3 : 2);
         int a = 0, b = 0;
+        tell_any(w, 'k', LIST(colours), (int)zh), tell_any(w, 'x', LIST(objects), (int)zh);
+        tell_any(w, 'a', LIST(animals), (int)zh);
         if (what < 5) tell_thing(w, world, what < 3 ? 0 : what - 2, (int)zh);
         else if (what < 8) tell_story(w, (int)zh);
         else {
@@ -3194,6 +3212,7 @@ static void cmd_world(const Options *o) {
         if (fclose(f) || bad) die("%s: cannot be written", path);
         free(line.s);
     }
+    for (int i = 0; i < 128; i++) free(w.any[i].s);
     free(w.text.s);
 }
 
