@@ -93,20 +93,15 @@ static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * u
 //         +-----------+ +----+
 // =================================================================================================
 
-// MR x NR must fill the vector registers without overflowing them: 16 registers of 8 floats hold
-// 6 x 16 numbers and leave room for the operands, AVX-512's 32 hold 12 x 16. Elsewhere (plain -O3,
-// ARM) there are 4 floats in a register. Lanes is such a register; + and * act on all of its floats.
-#ifdef __AVX__
-enum { VECTOR = 32 };
-#else
-enum { VECTOR = 16 };
-#endif
+// MR x NR must fill the vector registers without overflowing them, with room for the operands:
+// AVX has 16 registers of 8 floats for 6 x 16 numbers, AVX-512 32 of 16 floats for 12 x 32. Elsewhere
+// (plain -O3, ARM) a register has 4 floats. Lanes is such a register; + and * act on all its floats.
 #if defined __AVX512F__
-enum { MR = 12 };
+enum { VECTOR = 64, MR = 12 };
 #elif defined __AVX__
-enum { MR = 6 };
+enum { VECTOR = 32, MR = 6 };
 #else
-enum { MR = 4 };
+enum { VECTOR = 16, MR = 4 };
 #endif
 typedef float Lanes __attribute__((vector_size(VECTOR)));
 enum { LANES = VECTOR / sizeof(float), NR = 2 * LANES };
@@ -1487,8 +1482,8 @@ static const struct Option {
     {"weight-decay", "p", 'f', AT(weight_decay), 0, 10, "of matrices; norms never decay"},
     {"clip", "p", 'f', AT(clip), 0, 1e9, "longest gradient; 0: any"},
     {"eval-every", "p", 'i', AT(eval_every), 0, 1e9, "steps between measurements; 0: a tenth of all"},
-    {"seed", "pgw", 'i', AT(seed), 0, 1e15, "the same seed gives the same bits"},
-    {"threads", "pgeicw", 'i', AT(threads), 1, 1024, "all cores when not said"},
+    {"seed", "rpgw", 'i', AT(seed), 0, 1e15, "the same seed gives the same bits"},
+    {"threads", "rpgeiw", 'i', AT(threads), 1, 1024, "all cores when not said"},
     {"prompt", "g", 's', AT(prompt), 0, 0, "text to continue"},
     {"max-new-tokens", "g", 'i', AT(max_new_tokens), 1, 1 << 24, "longest answer"},
     {"temperature", "g", 'f', AT(temperature), 0, 100, "0: always the most probable token"},
@@ -2807,18 +2802,13 @@ typedef const char *const Pair[2]; // the same in English and Chinese
 
 static Pair people[] = { // by turns a woman and a man
     {"Anna", "安娜"}, {"Adam", "亚当"}, {"Bella", "贝拉"}, {"Bob", "鲍勃"}, {"Clara", "克拉拉"},
-    {"Carl", "卡尔"}, {"Diana", "黛安娜"}, {"David", "大卫"}, {"Emma", "艾玛"},
-    {"Eric", "埃里克"}, {"Fiona", "菲奥娜"}, {"Frank", "弗兰克"}, {"Grace", "格蕾丝"},
-    {"George", "乔治"}, {"Helen", "海伦"}, {"Henry", "亨利"}, {"Iris", "艾丽丝"},
-    {"Ivan", "伊凡"}, {"Julia", "朱莉娅"}, {"Jack", "杰克"}, {"Kate", "凯特"}, {"Kevin", "凯文"},
-    {"Lily", "莉莉"}, {"Leo", "里奥"}, {"Maria", "玛丽亚"}, {"Mark", "马克"}, {"Nina", "尼娜"},
-    {"Nick", "尼克"}, {"Olga", "奥尔加"}, {"Oscar", "奥斯卡"}, {"Paula", "宝拉"},
-    {"Peter", "彼得"}};
+    {"Carl", "卡尔"}, {"Diana", "黛安娜"}, {"David", "大卫"}, {"Emma", "艾玛"}, {"Eric", "埃里克"},
+    {"Fiona", "菲奥娜"}, {"Frank", "弗兰克"}, {"Grace", "格蕾丝"}, {"George", "乔治"}, {"Helen", "海伦"},
+    {"Henry", "亨利"}, {"Iris", "艾丽丝"}, {"Ivan", "伊凡"}, {"Julia", "朱莉娅"}, {"Jack", "杰克"},
+    {"Kate", "凯特"}, {"Kevin", "凯文"}, {"Lily", "莉莉"}, {"Leo", "里奥"}};
 static Pair cities[] = {
     {"Paris", "巴黎"}, {"London", "伦敦"}, {"Rome", "罗马"}, {"Berlin", "柏林"}, {"Madrid", "马德里"},
-    {"Vienna", "维也纳"}, {"Athens", "雅典"}, {"Lima", "利马"}, {"Cairo", "开罗"}, {"Tokyo", "东京"},
-    {"Beijing", "北京"}, {"Shanghai", "上海"}, {"Sydney", "悉尼"}, {"Moscow", "莫斯科"},
-    {"Boston", "波士顿"}, {"Delhi", "德里"}};
+    {"Vienna", "维也纳"}, {"Athens", "雅典"}, {"Lima", "利马"}};
 static Pair jobs[] = {
     {"teacher", "老师"}, {"doctor", "医生"}, {"nurse", "护士"}, {"cook", "厨师"}, {"farmer", "农民"},
     {"singer", "歌手"}, {"painter", "画家"}, {"writer", "作家"}, {"driver", "司机"},
@@ -2830,10 +2820,8 @@ static Pair foods[] = {
     {"grapes", "葡萄"}, {"tofu", "豆腐"}, {"beans", "豆子"}, {"corn", "玉米"}, {"honey", "蜂蜜"},
     {"salad", "沙拉"}};
 static Pair animals[] = {
-    {"cat", "猫"}, {"dog", "狗"}, {"fox", "狐狸"}, {"bear", "熊"}, {"rabbit", "兔子"},
-    {"duck", "鸭子"}, {"horse", "马"}, {"cow", "牛"}, {"sheep", "绵羊"}, {"tiger", "老虎"},
-    {"monkey", "猴子"}, {"mouse", "老鼠"}, {"frog", "青蛙"}, {"snake", "蛇"}, {"goat", "山羊"},
-    {"wolf", "狼"}};
+    {"cat", "猫"}, {"dog", "狗"}, {"fox", "狐狸"}, {"bear", "熊"}, {"rabbit", "兔子"}, {"duck", "鸭子"},
+    {"horse", "马"}, {"cow", "牛"}};
 static Pair lands[] = {{"forest", "森林"}, {"valley", "山谷"}, {"desert", "沙漠"}, {"field", "田野"},
                        {"garden", "花园"}, {"swamp", "沼泽"}, {"cave", "山洞"}, {"village", "村庄"}};
 static Pair colours[] = {{"red", "红色"}, {"white", "白色"}, {"black", "黑色"}, {"brown", "棕色"},
@@ -2970,13 +2958,13 @@ static void tell_story(World *w, int zh) {
     w->var['s'] = zh ? who % 2 ? "他" : "她" : who % 2 ? "he" : "she";
     w->var['l'] = lands[pick(w, 8)][zh];
     w->var['c'] = colours[pick(w, 8)][zh];
-    w->var['a'] = animals[pick(w, 16)][zh];
+    w->var['a'] = animals[pick(w, 8)][zh];
     w->var['d'] = needs[need].need[zh], w->var['e'] = needs[need].help[zh];
     w->var['f'] = need ? "" : foods[pick(w, 16)][zh];
     tell(w, story[zh], NULL);
 }
 
-// A sum of two three-digit numbers, worked digit by digit from the right; a carry is added where
+// A sum of two two-digit numbers, worked digit by digit from the right; a carry is added where
 // there is one:   304+578:  4+8=12  0+7+1=8  3+5=8  304+578=882
 static void tell_sum(World *w, int a, int b, int zh) {
     static Pair opening = {"[Add|Work out|What is|Find] ", "[计算|求|算一算|请算]"};
@@ -2987,7 +2975,7 @@ static void tell_sum(World *w, int a, int b, int zh) {
         text_printf(&w->text, carry ? "%d+%d+1=%d\n" : "%d+%d=%d\n", x % 10, y % 10, sum);
         carry = sum > 9;
     }
-    text_printf(&w->text, "%d+%d=%d", a, b, a + b);
+    text_printf(&w->text, "=%d", a + b);
 }
 
 // Text i of a world, into w->text and w->bits. A text is in the held-out part when its hash says so
@@ -3007,7 +2995,7 @@ static void world_text(World *w, uint64_t world, uint64_t i, bool held_out) {
         if (what < 5) tell_thing(w, world, what < 3 ? 0 : what - 2, (int)zh);
         else if (what < 8) tell_story(w, (int)zh);
         else {
-            a = 100 + (int)pick(w, 900), b = 100 + (int)pick(w, 900);
+            a = 10 + (int)pick(w, 90), b = 10 + (int)pick(w, 90);
             tell_sum(w, a, b, (int)zh);
         }
         hash = a ? splitmix64(a * 1000 + b) : fnv1a64(w->text.s);
@@ -3216,45 +3204,54 @@ static void cmd_world(const Options *o) {
     free(w.text.s);
 }
 
-// The whole story on the tiny world: text, tokenizer, a model that knows nothing, training, the model
-// that came out of it.
-static void cmd_run(const Options *given) {
-    Options o = *given;
-    static const char *const prompts[] = {"Anna lives in", "Once there was", "安娜", "Add 123+456:\n"};
-    double start = seconds();
-    fprintf(stderr, "1. A world, seed %ld: texts in out/world\n", o.seed);
-    o.out = "out/world";
-    cmd_world(&o);
-    fprintf(stderr, "2. A tokenizer: 1024 tokens, in out/tokenizer\n");
+// A tokenizer trained on the "text" of every record of a JSONL file.
+static Tokenizer *train_tokenizer(const char *path, int vocab_size) {
     Trainer *trainer = trainer_new(true);
-    Reader r = reader_open("out/world/pretrain.jsonl");
+    Reader r = reader_open(path);
     while (reader_next(&r)) {
         const Json *text = json_get(r.json, "text");
         trainer_add(trainer, text->s, text->len);
     }
     reader_close(&r);
-    Tokenizer *tok = trainer_finish(trainer, 1024);
+    return trainer_finish(trainer, vocab_size);
+}
+
+// Loads o->out, or with `fresh` makes a model that knows nothing, and lets it continue some prompts.
+static void show_samples(Options o, Tokenizer *tok, bool fresh) {
+    static const char *const prompts[] = {"This is Anna.", "One day", "你认识", "Add 47+85:\n"};
+    Model *m = model_new(fresh ? options_config(&o, tok) : config_load(o.out));
+    model_allocate(m, false);
+    if (fresh) model_init(m, o.seed);
+    else weights_load(m, o.out);
+    o.max_new_tokens = 60;
+    for (int i = 0; i < 4; i++) {
+        o.prompt = prompts[i];
+        generate(m, tok, &o);
+    }
+    model_free(m);
+}
+
+// The whole story on the tiny world: text, tokenizer, a model that knows nothing, training, the model
+// that came out of it. The rate is high and the batches are small because the run is short.
+static void cmd_run(const Options *given) {
+    Options o = *given;
+    double start = seconds();
+    fprintf(stderr, "1. A world, seed %ld: texts in out/world\n", o.seed);
+    o.out = "out/world";
+    cmd_world(&o);
+    fprintf(stderr, "2. A tokenizer learned from them, in out/tokenizer\n");
+    Tokenizer *tok = train_tokenizer("out/world/pretrain.jsonl", 1536);
     tokenizer_save(tok, "out/tokenizer");
     o.data = "out/world/pretrain.jsonl", o.held_out = "out/world/pretrain_held_out.jsonl";
     o.tokenizer = "out/tokenizer", o.out = "out/tiny";
-    o.max_new_tokens = 60;
-    for (int after = 0; after < 2; after++) {
-        if (after) {
-            fprintf(stderr, "4. Pretraining; the model goes to out/tiny\n");
-            o.batch = 4, o.seq = 128, o.lr = 3e-3, o.warmup = 50;
-            pretrain(o);
-        }
-        Model *m = model_new(options_config(&o, tok));
-        model_allocate(m, false);
-        if (after) weights_load(m, o.out);
-        else model_init(m, o.seed);
-        fprintf(stderr, after ? "5. What it writes now\n" : "3. What it writes knowing nothing\n");
-        for (int i = 0; i < 4; i++) {
-            o.prompt = prompts[i];
-            generate(m, tok, &o);
-        }
-        model_free(m);
-    }
+    fprintf(stderr, "3. What a model writes that knows nothing\n");
+    show_samples(o, tok, true);
+    fprintf(stderr, "4. Pretraining; the model goes to out/tiny\n");
+    o.batch = 8, o.seq = 128, o.steps = 1100, o.lr = 6e-3, o.warmup = 50, o.beta2 = 0.99;
+    o.weight_decay = 0.05;
+    pretrain(o);
+    fprintf(stderr, "5. What it writes now\n");
+    show_samples(o, tok, false);
     tokenizer_free(tok);
     fprintf(stderr, "%.0f seconds\n", seconds() - start);
 }
@@ -3309,11 +3306,13 @@ int main(int argc, char **argv) {
     n_threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
 #endif
     Options o = default_options();
-    const char *name = argc > 1 ? argv[1] : "run";
-    if (!strcmp(name, "check")) return cmd_check(argc - 2, argv + 2);
+    bool named = argc > 1 && strncmp(argv[1], "--", 2);
+    const char *name = named ? argv[1] : "run";
+    argc -= 1 + named, argv += 1 + named;
+    if (!strcmp(name, "check")) return cmd_check(argc, argv);
     for (const struct Command *c = commands; c < commands + COMMANDS; c++) {
         if (strcmp(c->name, name)) continue;
-        parse_options(&o, argc > 2 ? argc - 2 : 0, argv + 2, name[0]);
+        parse_options(&o, argc, argv, name[0]);
         c->run(&o);
         if (fflush(stdout) || ferror(stdout)) die("standard output cannot be written");
         return 0;
