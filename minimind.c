@@ -2284,11 +2284,9 @@ static double loss_now(const Model *m, Acts *a, const Batch *b) {
     return next_token_loss(a->dlogp, a->logp, a->n_out, b) + a->aux_loss;
 }
 
-// (f(w + h) - f(w - h)) / 2h for every single parameter against its gradient. The error is relative
-// to the largest gradient in the tensor. In float the loss has seven digits and the quotient few; in
-// double (cc -Dfloat=double ...) it agrees to 1e-6.
-static void check_gradients(Tally *tally, const char *name, const char *fields) {
-    bool precise = sizeof(float) == 8;
+// A small model of the variant `fields`, with weights far larger than at the start of a training, so
+// that every nonlinearity is at work.
+static Model *check_model(const char *name, const char *fields) {
     Config c = config_preset("minimind3");
     config_parse(&c, "vocab_size=13 hidden_size=8 num_hidden_layers=2 num_attention_heads=4 "
                      "num_key_value_heads=2 head_dim=4 intermediate_size=7 rope_theta=100", name);
@@ -2299,19 +2297,28 @@ static void check_gradients(Tally *tally, const char *name, const char *fields) 
     for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++)
         for (size_t i = 0; i < t->rows * t->cols; i++)
             t->w[i] = (t->decay ? 0 : 1) + 0.4 * normal(fnv1a64(t->name), i);
+    return m;
+}
+
+// (f(w + h) - f(w - h)) / 2h for every single parameter against its gradient. The error is relative
+// to the largest gradient in the tensor. In float the loss has seven digits and the quotient few; in
+// double (cc -Dfloat=double ...) it agrees to 1e-6.
+static void check_gradients(Tally *tally, const char *name, const char *fields) {
     enum { B = 3, T = 7 };
+    bool precise = sizeof(float) == 8;
+    Model *m = check_model(name, fields);
     int ids[B * T], target[B * T];
     Batch b = {B, T, ids, target, 0};
     for (int i = 0; i < B * T; i++) {
-        ids[i] = (int)(splitmix64(i) % c.vocab_size);
-        target[i] = splitmix64(i + 100) % 4 ? (int)(splitmix64(i + 200) % c.vocab_size) : -1;
+        ids[i] = (int)(splitmix64(i) % m->V);
+        target[i] = splitmix64(i + 100) % 4 ? (int)(splitmix64(i + 200) % m->V) : -1;
         b.n_targets += target[i] >= 0;
     }
     Acts *a = acts_new(m, true, B * T, 0, 0);
     loss_now(m, a, &b);
     model_backward(m, a);
     for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
-        double worst = 0, largest = 0, h = precise ? 1e-5 : 4e-3;
+        double worst = 0, largest = 0, h = precise ? 1e-5 : 2e-3;
         for (size_t i = 0; i < t->rows * t->cols; i++) {
             float w = t->w[i];
             t->w[i] = w + h;
@@ -2322,8 +2329,8 @@ static void check_gradients(Tally *tally, const char *name, const char *fields) 
             worst = fmax(worst, fabs((up - down) / (2 * h) - t->g[i]));
             largest = fmax(largest, fabs(t->g[i]));
         }
-        bool silent = t->cols == m->C && t->rows == m->E && c.norm_topk_prob &&
-                      m->K == 1 && c.router_aux_loss_coef == 0; // the router must get exactly nothing
+        bool silent = t->cols == m->C && t->rows == m->E && m->c.norm_topk_prob && m->K == 1 &&
+                      m->c.router_aux_loss_coef == 0; // the router must get exactly nothing
         char what[160];
         snprintf(what, sizeof what, "%s: %s%s", name, t->name, silent ? " is 0" : "");
         if (silent) report(tally, what, largest, 0);
@@ -2331,6 +2338,68 @@ static void check_gradients(Tally *tally, const char *name, const char *fields) 
     }
     acts_free(a);
     model_free(m);
+}
+
+// Decoding through the KV cache against the full forward pass, which sees all tokens at once. Two
+// sequences of different lengths share each step, in slots that are not in their order.
+static void check_decoding(Tally *tally, const char *name, const char *fields) {
+    enum { T = 9 };
+    Model *m = check_model(name, fields);
+    Acts *full = acts_new(m, true, 2 * T, 0, 0), *a = acts_new(m, false, T, 2, T);
+    int ids[2 * T], target[2 * T] = {0}, slot[2] = {1, 0}, done[2] = {4, 2};
+    double worst = 0;
+    for (int i = 0; i < 2 * T; i++) ids[i] = (int)(splitmix64(i) % m->V);
+    logp_of(m, full, ids, target, 2, T);
+    for (int b = 0; b < 2; b++) // the prompts
+        model_forward(m, a, ids + b * T, 1, done[b], &(int){0}, &slot[b]);
+    for (int first = 0; done[1] < T; done[0]++, done[1]++) {
+        if (done[0] == T) first = 1; // sequence 0 is complete, sequence 1 goes on alone
+        int next[2] = {ids[min_size(done[0], T - 1)], ids[T + done[1]]};
+        model_forward(m, a, next + first, 2 - first, 1, done + first, slot + first);
+        a->n_out = 2 - first, a->out_row[0] = 0, a->out_row[1] = 1;
+        head_forward(m, a);
+        for (int b = first; b < 2; b++)
+            for (size_t v = 0; v < m->V; v++) {
+                double want = full->logits[(b * T + done[b]) * m->V + v];
+                double error = fabs(a->logits[(b - first) * m->V + v] - want);
+                worst = error <= worst ? worst : error; // a NaN stays
+            }
+    }
+    char what[160];
+    snprintf(what, sizeof what, "%s: logits token by token", name);
+    report(tally, what, worst, 1e-5);
+    acts_free(full), acts_free(a), model_free(m);
+}
+
+// The two shortcuts everything rests on: the blocked product against its definition, for sizes that
+// leave every kind of remainder and both ways of reading each operand, and fast_exp against libm.
+static void check_kernels(Tally *tally) {
+    static const size_t size[][3] = {{1, 1, 1}, {3, 50, 7}, {7, 33, 300}, {8, 64, 1}, {13, 17, 19},
+                                     {97, 70, 513}, {200, 31, 64}, {49, 1000, 40}};
+    bool precise = sizeof(float) == 8;
+    double worst = 0, worst_exp = 0;
+    for (size_t i = 0; i < sizeof size / sizeof *size * 8; i++) {
+        size_t M = size[i / 8][0], N = size[i / 8][1], K = size[i / 8][2];
+        float *a = xcalloc(M * K, sizeof *a), *b = xcalloc(K * N, sizeof *b);
+        float *c = xcalloc(M * N, sizeof *c);
+        View va = i & 1 ? transposed(a, M) : plain(a, K), vb = i & 2 ? transposed(b, K) : plain(b, N);
+        for (size_t k = 0; k < M * K; k++) a[k] = normal(1, k);
+        for (size_t k = 0; k < K * N; k++) b[k] = normal(2, k);
+        for (size_t k = 0; k < M * N; k++) c[k] = 1;
+        matmul(M, N, K, va, vb, c, i & 4);
+        for (size_t r = 0; r < M; r++)
+            for (size_t n = 0; n < N; n++) {
+                double sum = i & 4 ? 1 : 0;
+                for (size_t k = 0; k < K; k++)
+                    sum += (double)*part(va, r, k).at * *part(vb, k, n).at;
+                worst = fmax(worst, fabs(sum - c[r * N + n]) / sqrt(K));
+            }
+        free(a), free(b), free(c);
+    }
+    report(tally, "matmul against three loops", worst, precise ? 1e-13 : 1e-5);
+    for (double x = -87; x < 88; x += 0.0137)
+        worst_exp = fmax(worst_exp, fabs(fast_exp((float)x) / exp((float)x) - 1));
+    report(tally, "e^x against libm", worst_exp, 2e-7);
 }
 
 // ---- golden files -------------------------------------------------------------------------------
@@ -3248,7 +3317,7 @@ static void cmd_run(const Options *given) {
     show_samples(o, tok, true);
     fprintf(stderr, "4. Pretraining; the model goes to out/tiny\n");
     o.batch = 8, o.seq = 128, o.steps = 1100, o.lr = 6e-3, o.warmup = 50, o.beta2 = 0.99;
-    o.weight_decay = 0.05;
+    o.weight_decay = 0.05, o.eval_every = 220;
     pretrain(o);
     fprintf(stderr, "5. What it writes now\n");
     show_samples(o, tok, false);
@@ -3294,8 +3363,11 @@ static void cmd_help(const Options *o) {
 static int cmd_check(int n, char **files) {
     Tally tally = {0};
     for (int i = 0; i < n; i++) check_golden(files[i], &tally);
-    for (size_t i = 0; n == 0 && i < sizeof check_variant / sizeof *check_variant; i++)
+    if (n == 0) check_kernels(&tally);
+    for (size_t i = 0; n == 0 && i < sizeof check_variant / sizeof *check_variant; i++) {
+        check_decoding(&tally, check_variant[i][0], check_variant[i][1]);
         check_gradients(&tally, check_variant[i][0], check_variant[i][1]);
+    }
     printf("%d passed, %d failed\n", tally.passed, tally.failed);
     return tally.failed > 0;
 }
