@@ -1,0 +1,266 @@
+#!/bin/sh
+# Every test, one line each, and "N passed, N failed" at the end; exit status 1 if any failed.
+#
+#     make test      or      ./tests.sh
+#
+# It needs a C compiler and POSIX tools. What gcc, clang, gdb, valgrind or the folder ../shared (other
+# people's data, not part of this repository) would add is left out where they are missing, and said.
+# Everything is built and written in a temporary folder.
+
+root=$(cd "$(dirname "$0")" && pwd)
+shared=$root/../shared
+tmp=$(mktemp -d) || exit 1
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 1' INT TERM
+cd "$tmp" || exit 1
+PATH=$tmp:$PATH
+export ASAN_OPTIONS=detect_leaks=0
+passed=0 failed=0
+
+group() { printf '\n%s\n' "$1"; }
+left_out() { echo "left out: $1"; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# check NAME COMMAND...: the command succeeds. What it printed is shown only if it did not.
+check() {
+    name=$1
+    shift
+    if "$@" >log 2>&1; then
+        passed=$((passed + 1))
+        echo "  ok      $name"
+    else
+        failed=$((failed + 1))
+        echo "  FAILED  $name"
+        tail -5 log | sed 's/^/          /'
+    fi
+}
+
+# refuses NAME TEXT COMMAND...: exit status 1 and one line on stderr that contains TEXT.
+refuses() {
+    name=$1 text=$2
+    shift 2
+    "$@" >out.txt 2>err.txt
+    echo "exit status $?" >>out.txt
+    check "$name" sh -c 'cat err.txt; tail -1 out.txt; grep -q "exit status 1$" out.txt &&
+        test $(wc -l <err.txt) -eq 1 && grep -qF -- "$1" err.txt' sh "$text"
+}
+
+# says NAME EXPECTED COMMAND...: succeeds and prints exactly that.
+says() {
+    name=$1
+    printf '%s\n' "$2" >expected.txt
+    shift 2
+    check "$name" sh -c '"$@" 2>/dev/null >got.txt; status=$?; diff expected.txt got.txt && exit $status' \
+        sh "$@"
+}
+
+build() { # build NAME SOURCE COMPILER OPTION...
+    name=$1 source=$2
+    shift 2
+    "$@" -o "$tmp/$name" "$root/$source" -lm
+}
+
+group "Building"
+strict='-std=c11 -Wall -Wextra -Wpedantic -Wshadow -Werror'
+for cc in gcc clang; do
+    have $cc || { left_out "$cc is not installed"; continue; }
+    check "$cc: tokenizer.c without a warning" build tokenizer-$cc tokenizer.c $cc $strict -O3
+    check "$cc: minimind.c without a warning" build minimind-$cc minimind.c $cc $strict -O3
+done
+openmp=$(echo 'int main(void) {return 0;}' | cc -fopenmp -x c - -o probe 2>/dev/null && echo -fopenmp)
+[ "$openmp" ] || left_out "this compiler has no OpenMP: all cores"
+double='-Dfloat=double -Dexpf=exp -Dsqrtf=sqrt -Dlogf=log -Dfmaxf=fmax'
+sanitize='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all'
+check "the one command" build minimind-one minimind.c cc -O3 -march=native
+check "with OpenMP" build minimind minimind.c cc -O3 -march=native $openmp
+check "in double precision" build minimind-double minimind.c cc -O3 -march=native $openmp $double
+check "for the debugger" build minimind-debug minimind.c cc -O0 -g3
+check "tokenizer" build tokenizer tokenizer.c cc -O3 -march=native
+if echo 'int main(void) {return 0;}' | cc -x c - $sanitize -o probe 2>/dev/null; then
+    check "with address and undefined-behaviour sanitizers" build minimind-san minimind.c cc $sanitize
+    check "tokenizer, the same" build tokenizer-san tokenizer.c cc $sanitize
+else
+    left_out "this compiler has no sanitizers"
+    cp minimind-debug minimind-san && cp tokenizer tokenizer-san
+fi
+columns() { awk '{gsub(/[\200-\277]/, "")} length > 100 {print FILENAME ": " FNR; bad = 1} END {exit bad}' "$@"; }
+check "no line has more than 100 columns" env LC_ALL=C sh -c "$(cat <<'AWK'
+awk '{gsub(/[\200-\277]/, "")} length > 100 {print FILENAME ": " FNR; bad = 1} END {exit bad}' "$@"
+AWK
+)" sh "$root/minimind.c" "$root/tokenizer.c" "$root/tests.sh"
+
+group "Tokenizer"
+printf 'low low lower\n' >low.txt
+printf '{"text": "low low"}\n{"conversations": [{"role": "user", "content": "lower"}]}\n' >low.jsonl
+merges() { sed -n '/"merges"/,/^ *\]/p' "$1" | tr -d '\n "' | sed 's/.*merges:\[//; s/\].*//'; }
+train() { tokenizer train --vocab "$1" --out "$2" "$3"; }
+check "train" train 297 low low.txt
+says "decode" "low lower<|im_end|>" sh -c 'echo 293 296 2 | tokenizer decode --tokenizer low | tr -d \"'
+says "encode" "293 296 2" sh -c 'echo "{\"text\": \"low lower<|im_end|>\"}" | tokenizer encode --tokenizer low'
+says "a text comes back, whatever is in it" '"你😀 x\n"' sh -c \
+    'echo "{\"text\": \"\\u4f60\\ud83d\\ude00 x\\n\"}" | tokenizer encode --tokenizer low |
+     tokenizer decode --tokenizer low'
+check "fewer merges than asked for" train 5000 few low.txt
+check "JSONL with conversations" train 300 talk low.jsonl
+refuses "a vocabulary smaller than bytes and special tokens" "vocab" train 10 bad low.txt
+: >empty.txt
+refuses "an empty file" "empty.txt" train 300 bad empty.txt
+refuses "a file that is not there" "nowhere.txt" train 300 bad nowhere.txt
+echo '{"foo": 1}' >foo.jsonl
+refuses "a record without text" "foo.jsonl" train 300 bad foo.jsonl
+refuses "an unknown option" "--foo" tokenizer encode --foo x
+refuses "an id that is no token" '"297" is no id' sh -c 'echo 297 | tokenizer decode --tokenizer low'
+head -c 3000 low/tokenizer.json >cut.json
+refuses "a tokenizer cut off" "cut.json" tokenizer show --tokenizer cut.json x
+sed 's/"BPE"/"WordPiece"/' low/tokenizer.json >piece.json
+refuses "another kind of tokenizer" "piece.json" tokenizer show --tokenizer piece.json x
+check "show" sh -c 'tokenizer show --tokenizer low "low lower" | grep -q 293'
+if [ -d "$shared/golden/tokenizer" ]; then
+    ids() { tokenizer encode --tokenizer "$shared/data/minimind_tokenizer.json" <"$1"; }
+    for f in golden/tokenizer/encode.jsonl data/tokenizer_vectors.jsonl; do
+        sed 's/.*"ids": *\[\([^]]*\)\].*/\1/; s/,//g; s/  */ /g' "$shared/$f" >want.txt
+        ids "$shared/$f" >got.txt 2>log
+        check "ids of ../shared/$f" cmp want.txt got.txt
+    done
+else
+    left_out "../shared/golden/tokenizer: other people's vectors"
+fi
+
+group "Gradients and kernels"
+all_ok() { "$@" >check.txt 2>&1; status=$?; grep -v '^ok' check.txt; return $status; }
+check "every variant, float" all_ok minimind check
+check "every variant, double: differences to 1e-6" all_ok minimind-double check
+for cc in gcc clang; do
+    [ -x minimind-$cc ] && check "every variant, $cc -O3 without -march and OpenMP" all_ok ./minimind-$cc check
+done
+check "every variant, sanitized" all_ok minimind-san check
+
+group "Golden numbers"
+for f in a_dense b_moe_top1 c_moe_top2 d_shared_expert e_yarn f_odd_shapes g_moe_top1_raw rope lr sampling; do
+    check "$f" all_ok minimind check "$root/notes/golden/$f.txt"
+done
+golden=$root/notes/golden/c_moe_top2.txt
+minimind-one check "$golden" >one.txt
+minimind check "$golden" >many.txt
+check "the same digits with and without threads" cmp one.txt many.txt
+{ cat "$golden"; printf 'surprise\t1\n'; } >unknown.txt
+check "a key that nobody knows is reported" sh -c '! minimind check unknown.txt >log2 && grep -q surprise log2'
+sed 's/^loss_ce\t[0-9.]*/loss_ce\t1.0/' "$golden" >wrong.txt
+check "a wrong number is found" sh -c '! minimind check wrong.txt >log2 && grep -q "FAILED loss_ce" log2'
+echo '# nothing' >nothing.txt
+check "a file without a record is reported" sh -c '! minimind check nothing.txt'
+
+group "The tiny world"
+check "write one" minimind world --out world --documents 3000 --seed 3
+check "once more" minimind world --out again --documents 3000 --seed 3
+check "the same seed gives the same texts" cmp world/pretrain.jsonl again/pretrain.jsonl
+minimind world --out other --documents 3000 --seed 4 2>log
+check "another seed gives others" sh -c '! cmp -s world/pretrain.jsonl other/pretrain.jsonl'
+check "no held-out text is trained on" sh -c \
+    'sort -u world/pretrain.jsonl >a.txt; sort -u world/pretrain_held_out.jsonl >b.txt
+     test -s b.txt && test -z "$(comm -12 a.txt b.txt)"'
+tokenizer train --vocab 1000 --out tok world/pretrain.jsonl 2>log
+
+group "Training"
+pretrain() { # pretrain OUT OPTION...
+    out=$1
+    shift
+    minimind pretrain --data world/pretrain.jsonl --held-out world/pretrain_held_out.jsonl --seq 64 \
+        --tokenizer tok --lr 5e-3 --warmup 10 --out "$out" "$@"
+}
+small='--hidden-size 64 --num-hidden-layers 2'
+check "one thread" pretrain one --steps 20 --threads 1 $small
+check "two threads" pretrain two --steps 20 --threads 2 $small
+check "the same weights, bit for bit" cmp one/model.safetensors two/model.safetensors
+check "one batch of 6" pretrain big --steps 20 --batch 6 $small --use-moe 0
+check "the same in passes of 4 and 2" pretrain parts --steps 20 --batch 3 --accumulate 2 $small --use-moe 0
+check "the same loss" sh -c 'paste -d, big/train.csv parts/train.csv |
+    awk -F, "NR > 1 {d = \$2 - \$12; if (d < -1e-4 || d > 1e-4) bad = 1} END {exit bad || NR != 21}"'
+check "it learns: 200 steps" pretrain model --steps 200 --batch 8
+check "held-out bits per byte below 3.5 times the floor" sh -c \
+    'minimind eval --model model --data world/pretrain_held_out.jsonl >eval.txt && cat eval.txt &&
+     awk "/^bits per byte/ {b = \$4} /^floor/ {f = \$2} END {exit !(b > f && b < 3.5 * f)}" eval.txt'
+check "going on from a checkpoint" minimind pretrain --model model --data world/pretrain.jsonl --steps 2 \
+    --out more --lr 1e-4 --seq 64
+check "starts where it stopped" awk -F, 'NR == 2 {exit !($2 < 3)}' more/train.csv
+check "plain text" minimind pretrain --data low.txt,"$root/minimind.c" --tokenizer tok --steps 2 --out plain $small
+refuses "a loss that is not finite" "first bad tensor" sh -c \
+    'minimind pretrain --data world/pretrain.jsonl --tokenizer tok --steps 50 --out bad --lr 10 --clip 0 \
+     --hidden-size 64 2>&1 >/dev/null | grep "bad tensor" >&2; exit 1'
+check "sanitized" minimind-san pretrain --data world/pretrain.jsonl --tokenizer tok --steps 3 --out san $small
+
+group "Generation and evaluation"
+generate() { minimind generate --model model --max-new-tokens 40 --prompt "$@"; }
+generate "This is" --seed 5 >a.txt 2>log
+generate "This is" --seed 5 --threads 1 >b.txt 2>log
+check "the same seed gives the same text" cmp a.txt b.txt
+generate "This is" --seed 6 >b.txt 2>log
+check "another seed another" sh -c '! cmp -s a.txt b.txt'
+check "greedy" generate "One day" --temperature 0
+check "Chinese comes out as UTF-8" sh -c \
+    'minimind generate --model model --prompt "你" --temperature 3 --top-k 0 --top-p 1 2>/dev/null |
+     iconv -f UTF-8 -t UTF-8'
+long=$(awk 'BEGIN {for (i = 0; i < 600; i++) printf "a b "}')
+refuses "a prompt longer than the context" "the context" minimind generate --model model --prompt "$long"
+check "a full context is said" sh -c \
+    'minimind pretrain --data world/pretrain.jsonl --tokenizer tok --steps 1 --seq 16 --out tight \
+     --max-position-embeddings 16 --hidden-size 32 && minimind generate --model tight --prompt "One" \
+     --temperature 50 --top-k 0 --top-p 1 2>&1 | grep -q "context of 16 tokens is full"'
+check "sanitized" minimind-san generate --model model --prompt "One day" --max-new-tokens 10
+check "eval tells n and the standard error" sh -c 'grep -q "^documents  *230" eval.txt && grep -q "+-" eval.txt'
+
+group "Presets"
+count() { minimind info --preset "$1" | awk '/^parameters/ {print $2}'; }
+says "minimind3 has 63,912,192 parameters" 63912192 sh -c 'minimind info --preset minimind3 | awk "/^parameters/ {print \$2}"'
+says "minimind3-moe has 198,416,640" 198416640 sh -c 'minimind info --preset minimind3-moe | awk "/^parameters/ {print \$2}"'
+for p in tiny minimind2-small minimind2 minimind2-moe; do check "$p" minimind info --preset $p; done
+
+group "Wrong input"
+refuses "unknown command" "no command" minimind dance
+refuses "unknown option" "--colour" minimind pretrain --colour red
+refuses "missing value" "--steps" minimind pretrain --steps
+refuses "not a number" "--lr fast" minimind pretrain --lr fast
+refuses "out of range" "--batch 0" minimind pretrain --batch 0
+refuses "unknown preset" "known are" minimind info --preset huge
+refuses "sizes that do not fit" "heads" minimind info --hidden-size 100 --num-attention-heads 3
+refuses "no data" "--data" minimind pretrain
+refuses "empty data" "empty.txt" minimind pretrain --data empty.txt --tokenizer tok
+refuses "data that is not there" "nowhere.jsonl" minimind pretrain --data nowhere.jsonl --tokenizer tok
+refuses "a record without text" "foo.jsonl" minimind pretrain --data foo.jsonl --tokenizer tok --out bad
+refuses "no model" "nowhere" minimind generate --model nowhere --prompt x
+damaged() { # damaged NAME TEXT FILE COMMAND: the model with FILE passed through COMMAND is refused
+    rm -rf hurt && cp -r model hurt
+    sh -c "$4" <"model/$3" >"hurt/$3"
+    refuses "$1" "$2" minimind generate --model hurt --prompt x
+}
+damaged "weights cut off" "model.safetensors" model.safetensors 'head -c 200000'
+damaged "weights of four bytes" "model.safetensors" model.safetensors 'head -c 4'
+damaged "a header that is not JSON" "model.safetensors" model.safetensors "sed '1s/{/[/'"
+damaged "another size in config.json" "config.json makes it" config.json 'sed s/192/200/'
+damaged "config.json that is not JSON" "config.json" config.json 'head -c 100'
+damaged "an impossible config.json" "config.json" config.json 's="hidden_size"; sed "s/\"hidden_size\": [0-9]*/\"hidden_size\": -3/"'
+damaged "another activation function" "hidden_act" config.json 'sed s/silu/gelu/'
+damaged "tokenizer cut off" "tokenizer.json" tokenizer.json 'head -c 5000'
+refuses "a full disk" "cannot be written" sh -c 'minimind help >/dev/full'
+
+group "Debugger and valgrind"
+if have gdb; then
+    check "gdb stops in a layer and prints its numbers" sh -c \
+        'gdb -batch -ex "break router_forward" -ex run -ex "print r->N" -ex "print C" -ex "print x[0]@4" \
+         --args ./minimind-debug pretrain --data world/pretrain.jsonl --tokenizer tok --steps 1 --out g \
+         2>&1 | grep -q "= 128"'
+else
+    left_out "gdb is not installed"
+fi
+if have valgrind; then
+    build minimind-plain minimind.c cc -O1 -g 2>/dev/null
+    memcheck() { valgrind -q --error-exitcode=3 "$@"; }
+    check "valgrind: training" memcheck ./minimind-plain pretrain --data low.txt,"$root/README.md" \
+        --tokenizer tok --steps 1 --batch 1 --seq 16 --out v --hidden-size 32 --num-hidden-layers 1
+    check "valgrind: generating" memcheck ./minimind-plain generate --model v --prompt "a" --max-new-tokens 5
+else
+    left_out "valgrind is not installed"
+fi
+
+printf '\n%d passed, %d failed\n' $passed $failed
+[ $failed -eq 0 ]
