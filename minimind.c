@@ -19,7 +19,7 @@
 //                  |    --> o_proj (T, 768) --+
 //                  +--------------------------+--> x_mid --+--> RMSNorm
 //                       --> down(silu(gate(x)) * up(x)), inner width 2432 --+
-//                                                          +----------------+--> x of the next block
+//                                                          +----------------+--> x of next block
 //
 // Before the first block stands the embedding (V, C), after the last one an RMSNorm and the same
 // embedding again, read as the output matrix ("tied"). In a mixture of experts (MoE) the last line
@@ -94,8 +94,9 @@ static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * u
 // =================================================================================================
 
 // MR x NR must fill the vector registers without overflowing them, with room for the operands:
-// AVX has 16 registers of 8 floats for 6 x 16 numbers, AVX-512 32 of 16 floats for 12 x 32. Elsewhere
-// (plain -O3, ARM) a register has 4 floats. Lanes is such a register; + and * act on all its floats.
+// AVX has 16 registers of 8 floats for 6 x 16 numbers, AVX-512 32 of 16 floats for 12 x 32.
+// Elsewhere (plain -O3, ARM) a register has 4 floats. Lanes is such a register; + and * act on all
+// its floats.
 #if defined __AVX512F__
 enum { VECTOR = 64, MR = 12 };
 #elif defined __AVX__
@@ -164,8 +165,9 @@ static void multiply_panels(float *c, size_t ldc, size_t rows, size_t cols, View
         else for (size_t j = 0; j < cols; j++) c[j] += block[i][j];
 }
 
-// c (M, N), rows ldc apart: c = a b, or c += a b with add. One thread. Rows of a that are contiguous
-// are read where they stand; only transposed ones, and an incomplete last panel, need packing.
+// c (M, N), rows ldc apart: c = a b, or c += a b with add. One thread. Rows of a that are
+// contiguous are read where they stand; only transposed ones, and an incomplete last panel, need
+// packing.
 static void gemm_blocked(size_t M, size_t N, size_t K, View a, View b, float *c, size_t ldc,
                          bool add) {
     static _Thread_local _Alignas(64) float packed_a[MC * KC], packed_b[KC * NC];
@@ -190,7 +192,8 @@ static void gemm_blocked(size_t M, size_t N, size_t K, View a, View b, float *c,
 
 // The same for a few rows of a, as when one token is decoded: packing b would cost more than the
 // product itself, so every element of b is read once, where it stands.
-static void gemm_thin(size_t M, size_t N, size_t K, View a, View b, float *c, size_t ldc, bool add) {
+static void gemm_thin(size_t M, size_t N, size_t K, View a, View b, float *c, size_t ldc,
+                      bool add) {
     if (!add)
         for (size_t i = 0; i < M; i++) memset(c + i * ldc, 0, N * sizeof *c);
     if (b.row == 1 && a.col == 1)
@@ -274,11 +277,12 @@ static inline float float_of(int32_t bits) {
     return x;
 }
 
-// e^x to float accuracy in a form that compilers turn into vector code, which a call of expf is not:
+// e^x to float accuracy in a form that compilers turn into vector code, which a call of expf is
+// not:
 //     e^x = 2^n e^r  with  n = round(x / ln 2), so |r| <= ln 2 / 2,  e^r by its series to r^7 / 7!
 // ln 2 is subtracted in two parts, the first exact in few bits, so that r keeps its digits. 2^n is
-// applied in two steps because n runs from -150 to 150, past the range of one float's exponent: that
-// is how results become denormal, 0 or infinite by themselves.
+// applied in two steps because n runs from -150 to 150, past the range of one float's exponent:
+// that is how results become denormal, 0 or infinite by themselves.
 static inline float fast_exp(float x) {
     if (sizeof(float) == 8) return expf(x); // a build with -Dfloat=double wants all its digits
     int32_t bits = bits_of(x), size = bits & 0x7FFFFFFF, limit = bits_of(104.0f);
@@ -397,10 +401,10 @@ static void rmsnorm_backward(float *dx, float *dw, const float *dy, const float 
 
 // ---- rotary positions (RoPE, Su et al. 2021) and the split into heads ---------------------------
 
-// One of q, k, v leaves its projection as rows of heads, (B, T, KV * G, D): G = H / KV for q, 1 for k
-// and v. Attention wants everything of one key/value head together: (slots, KV, room, G, D), where
-// slots = B and room = T in training. In a KV cache there is more room than T, sequence b lies in
-// slot[b], and its first new token stands at time start[b].
+// One of q, k, v leaves its projection as rows of heads, (B, T, KV * G, D): G = H / KV for q, 1 for
+// k and v. Attention wants everything of one key/value head together: (slots, KV, room, G, D),
+// where slots = B and room = T in training. In a KV cache there is more room than T, sequence b
+// lies in slot[b], and its first new token stands at time start[b].
 typedef struct {
     size_t B, T, KV, G, D, room;
     const int *slot, *start; // (B), or NULL: sequence b in slot b, from time 0
@@ -425,8 +429,8 @@ static void rotate(float *y, const float *x, const float *cos, const float *sin,
     }
 }
 
-// out (slots, KV, room, G, D) = in (B, T, KV, G, D), rotated by the position. `cached` says that the
-// rows of out continue a cache at start[b]; q is rotated by its position but stored from 0.
+// out (slots, KV, room, G, D) = in (B, T, KV, G, D), rotated by the position. `cached` says that
+// the rows of out continue a cache at start[b]; q is rotated by its position but stored from 0.
 static void heads_forward(float *out, const float *in, const Heads *h, bool cached) {
     #pragma omp parallel for collapse(2) num_threads(n_threads) if (h->B * h->T > 8)
     for (size_t b = 0; b < h->B; b++)
@@ -573,7 +577,8 @@ static void attention_backward(float *dq, float *dk, float *dv, float *dout, flo
                     memset(ds_r + n, 0, (x.keys - n) * sizeof *ds);
                 }
                 gemm(x.keys, D, x.rows, transposed(p, x.keys), plain(d_o, D), dv_head, D, true);
-                gemm(x.rows, D, x.keys, plain(ds, x.keys), plain(k_head, D), dq + row0 * D, D, false);
+                gemm(x.rows, D, x.keys, plain(ds, x.keys), plain(k_head, D), dq + row0 * D, D,
+                     false);
                 gemm(x.keys, D, x.rows, transposed(ds, x.keys), plain(q_tile, D), dk_head, D, true);
             }
         }
@@ -638,8 +643,8 @@ static void router_forward(Routing *r, const float *x, const float *w, size_t C)
         if (r->renormalise)
             for (size_t k = 0; k < r->K; k++) weight[k] /= sum;
     }
-    // A counting sort: first[e] becomes the end of expert e's rows; filling them from the last token
-    // to the first then moves it down to their beginning, and tokens stay in order.
+    // A counting sort: first[e] becomes the end of expert e's rows; filling them from the last
+    // token to the first then moves it down to their beginning, and tokens stay in order.
     memset(r->first, 0, (r->E + 1) * sizeof *r->first);
     for (size_t i = 0; i < r->N * r->K; i++) r->first[r->choice[i]]++;
     for (size_t e = 1; e <= r->E; e++) r->first[e] += r->first[e - 1];
@@ -672,9 +677,9 @@ static double router_balance(const Routing *r, float *dprob) {
 
 // Given dweight, the gradients of the K weights of each token, back to the router.
 //   raw:           weight_k = p_k,          dp_k = dw_k
-//   renormalised:  weight_k = p_k / s, s = sum_j p_j;  as dweight_j/dp_k = ((j = k) - weight_j) / s,
-//                  dp_k = (dw_k - sum_j weight_j dw_j) / s. For K = 1 this is (dw - 1 dw) / s, exactly
-//                  nothing: a renormalised top-1 router learns from the balance loss only.
+//   renormalised:  weight_k = p_k / s, s = sum_j p_j, so dweight_j/dp_k = ((j = k) - weight_j) / s
+//                  and dp_k = (dw_k - sum_j weight_j dw_j) / s. For K = 1 that is (dw - 1 dw) / s,
+//                  exactly nothing: such a router learns from the balance loss only.
 // then the softmax, as in attention: dscore_e = p_e (dp_e - sum_i p_i dp_i).
 // dx (N, C) and dw (E, C) are added to; dscore (N, E) is work space.
 static void router_backward(float *dx, float *dw, float *dscore, const Routing *r, const float *x,
@@ -699,8 +704,8 @@ static void router_backward(float *dx, float *dw, float *dscore, const Routing *
 
 // ---- the log-probability of the target ----------------------------------------------------------
 
-// logp[n] = log softmax(logits[n])[target[n]] = logits[n][target[n]] - lse[n], 0 where target is -1.
-// logits (n, V); keeps lse (n).
+// logp[n] = log softmax(logits[n])[target[n]] = logits[n][target[n]] - lse[n], 0 where target is
+// -1. logits (n, V); keeps lse (n).
 static void logp_forward(float *logp, float *lse, const float *logits, const int *target, size_t n,
                          size_t V) {
     #pragma omp parallel for num_threads(n_threads)
@@ -729,10 +734,10 @@ static void logp_backward(float *logits, const float *dlogp, const float *lse, c
 // The model
 //
 // A configuration, ONE table of parameters, one set of activations. The table is all that
-// allocation, initialisation, files, AdamW, the gradient check and `info` know about the model: a new
-// tensor is one new line in model_new(). Dense and MoE are the same code. A dense feed-forward is an
-// expert that every token visits, like the shared experts of MiniMind2; with no routed experts there
-// is no router.
+// allocation, initialisation, files, AdamW, the gradient check and `info` know about the model: a
+// new tensor is one new line in model_new(). Dense and MoE are the same code. A dense feed-forward
+// is an expert that every token visits, like the shared experts of MiniMind2; with no routed
+// experts there is no router.
 // =================================================================================================
 
 typedef struct {
@@ -825,7 +830,8 @@ static const struct Preset {
                   "intermediate_size=2048 rms_norm_eps=1e-5"},
     {"minimind2-moe", "vocab_size=6400 hidden_size=640 num_key_value_heads=2 qk_norm=0 "
                       "intermediate_size=1728 rms_norm_eps=1e-5 use_moe=1 num_experts=4 "
-                      "num_experts_per_tok=2 n_shared_experts=1 router_aux_loss_coef=0.01 seq_aux=1"},
+                      "num_experts_per_tok=2 n_shared_experts=1 seq_aux=1 "
+                      "router_aux_loss_coef=0.01"},
 };
 enum { PRESETS = sizeof presets / sizeof *presets };
 
@@ -858,12 +864,12 @@ static Config config_preset(const char *name) {
 // Derives what was not said and refuses what does not fit together.
 static void config_complete(Config *c, const char *where) {
     int C = c->hidden_size, H = c->num_attention_heads;
-    if (c->head_dim < 0 && C % H) die("%s: hidden_size %d is not a multiple of %d heads", where, C, H);
+    if (c->head_dim < 0 && C % H) die("%s: hidden_size %d, not a multiple of %d heads", where, C, H);
     if (c->head_dim < 0) c->head_dim = C / H;
     if (c->head_dim < 2 || c->head_dim % 2)
         die("%s: head_dim is %d; RoPE needs an even number", where, c->head_dim);
     if (H % c->num_key_value_heads)
-        die("%s: %d heads cannot share %d key/value heads evenly", where, H, c->num_key_value_heads);
+        die("%s: %d heads cannot share %d key/value heads", where, H, c->num_key_value_heads);
     if (c->intermediate_size < 1) c->intermediate_size = (int)round_up((size_t)ceil(C * M_PI), 64);
     if (c->moe_intermediate_size < 1) c->moe_intermediate_size = c->intermediate_size;
     if (c->use_moe && (c->num_experts_per_tok > c->num_experts || c->num_experts_per_tok < 1))
@@ -1050,7 +1056,8 @@ typedef struct {
     float *logits, *lse;    // (n_out, V), (n_out)
     float *logp, *dlogp;    // (n_out)
     float *qkv, *h;         // work space of both directions: (N, H D), (N K + S N, F)
-    float *dx, *dnorm, *datt, *dq, *dk, *dv, *dh, *dgate, *dup, *drows, *dgathered, *dscore; // of backward
+    float *dx, *dnorm, *datt, *dq, *dk, *dv; // of the backward pass alone, sized as what they are
+    float *dh, *dgate, *dup, *drows, *dgathered, *dscore; // the gradients of
     float *memory;          // the one allocation
     size_t size;            // in floats
 } Acts;
@@ -1083,8 +1090,8 @@ static void layout_layer(const Model *m, Acts *a, LayerActs *s) {
 }
 
 // Everything that a pass over max_rows rows needs, in one block; called twice, once to count. In
-// training every layer keeps its own. In inference nothing is kept, so all layers share one set; what
-// does stay is k and v of every layer, and with room for a whole context that is the KV cache.
+// training every layer keeps its own. In inference nothing is kept, so all layers share one set;
+// what does stay is k and v of every layer, and with room for a whole context that is the KV cache.
 static void layout(const Model *m, Acts *a) {
     size_t N = a->max_rows, C = m->C, KVD = m->KV * m->D, rows = N * (m->K + m->S), D2 = m->D / 2;
     size_t positions = a->room ? a->room : N;
@@ -1114,9 +1121,10 @@ static void layout(const Model *m, Acts *a) {
     a->dscore = take(a, N * m->E);
 }
 
-// Rotation tables for positions 0 .. n - 1. Plane i turns by theta^(-2i/D) a position. YaRN (Peng et
-// al. 2023) lets planes alone that turn more than beta_fast times within the original context, slows
-// those that turn less than beta_slow times by `factor`, and goes linearly from one to the other.
+// Rotation tables for positions 0 .. n - 1. Plane i turns by theta^(-2i/D) a position. YaRN (Peng
+// et al. 2023) lets planes alone that turn more than beta_fast times within the original context,
+// slows those that turn less than beta_slow times by `factor`, and goes linearly from one to the
+// other.
 static void rope_tables(const Config *c, float *cosines, float *sines, size_t n, double *freq) {
     size_t D = c->head_dim;
     double L = c->yarn_original_max, log_theta = log(c->rope_theta);
@@ -1137,8 +1145,8 @@ static void rope_tables(const Config *c, float *cosines, float *sines, size_t n,
     }
 }
 
-// Activations for passes of up to max_rows rows. Training: room = n_slots = 0. Inference: a KV cache
-// of n_slots sequences with room positions each.
+// Activations for passes of up to max_rows rows. Training: room = n_slots = 0. Inference: a KV
+// cache of n_slots sequences with room positions each.
 static Acts *acts_new(const Model *m, bool training, size_t max_rows, size_t n_slots, size_t room) {
     Acts *a = xcalloc(1, sizeof *a);
     a->training = training, a->max_rows = max_rows, a->n_slots = n_slots, a->room = room;
@@ -1316,8 +1324,8 @@ static void ffn_block_backward(const Model *m, Acts *a, int l) {
 // ---- the whole model ----------------------------------------------------------------------------
 
 // Runs ids (B, T) through all blocks, to a->final_norm (N, C). In training start and slot are NULL;
-// with a KV cache row t of sequence b is position start[b] + t of slot[b], and what stands before it
-// in the cache is attended to.
+// with a KV cache row t of sequence b is position start[b] + t of slot[b], and what stands before
+// it in the cache is attended to.
 static void model_forward(const Model *m, Acts *a, const int *ids, size_t B, size_t T,
                           const int *start, const int *slot) {
     a->B = B, a->T = T, a->N = B * T, a->ids = ids, a->start = start, a->slot = slot;
@@ -1340,7 +1348,8 @@ static void head_forward(const Model *m, Acts *a) {
 }
 
 // The training forward: fills a->logp for every row n of ids (B, T) whose target[n] is not -1.
-static void logp_of(const Model *m, Acts *a, const int *ids, const int *target, size_t B, size_t T) {
+static void logp_of(const Model *m, Acts *a, const int *ids, const int *target, size_t B,
+                    size_t T) {
     model_forward(m, a, ids, B, T, NULL, NULL);
     a->n_out = 0;
     for (size_t n = 0; n < B * T; n++)
@@ -1355,7 +1364,8 @@ static void model_backward(const Model *m, Acts *a) {
     size_t C = m->C;
     logp_backward(a->logits, a->dlogp, a->lse, a->target, a->n_out, m->V);
     float *dout = a->out_norm; // (n_out, C)
-    matmul_backward(dout, m->embed->g, a->logits, a->out_norm, m->embed->w, a->n_out, C, m->V, false);
+    matmul_backward(dout, m->embed->g, a->logits, a->out_norm, m->embed->w, a->n_out, C, m->V,
+                    false);
     memset(a->dnorm, 0, a->N * C * sizeof(float));
     for (int i = 0; i < a->n_out; i++)
         memcpy(a->dnorm + a->out_row[i] * C, dout + i * C, C * sizeof(float));
@@ -1382,8 +1392,9 @@ typedef struct { // the rows of one optimiser step, of which a pass may take onl
     size_t n_targets;      // in all rows
 } Batch;
 
-// Predicting the next token: loss = -1/M sum logp, so dlogp = -1/M. M counts the targets of the whole
-// optimiser step, not those of this pass: that alone makes the sum over passes equal the big batch.
+// Predicting the next token: loss = -1/M sum logp, so dlogp = -1/M. M counts the targets of the
+// whole optimiser step, not those of this pass: that alone makes the sum over passes equal the big
+// batch.
 static double next_token_loss(float *dlogp, const float *logp, size_t n, const Batch *step) {
     double loss = 0;
     for (size_t i = 0; i < n; i++) {
@@ -1481,7 +1492,7 @@ static const struct Option {
     {"beta2", "p", 'f', AT(beta2), 0, 0.999999, "AdamW's memory of squared gradients"},
     {"weight-decay", "p", 'f', AT(weight_decay), 0, 10, "of matrices; norms never decay"},
     {"clip", "p", 'f', AT(clip), 0, 1e9, "longest gradient; 0: any"},
-    {"eval-every", "p", 'i', AT(eval_every), 0, 1e9, "steps between measurements; 0: a tenth of all"},
+    {"eval-every", "p", 'i', AT(eval_every), 0, 1e9, "steps between measurements; 0: a tenth"},
     {"seed", "rpgw", 'i', AT(seed), 0, 1e15, "the same seed gives the same bits"},
     {"threads", "rpgeiw", 'i', AT(threads), 1, 1024, "all cores when not said"},
     {"prompt", "g", 's', AT(prompt), 0, 0, "text to continue"},
@@ -1511,14 +1522,15 @@ static double parse_number(const char *name, const char *s, double least, double
     return value;
 }
 
-// Reads "--name value" pairs behind a command; `letter` is the command's. Dies with what is allowed.
+// Reads "--name value" pairs behind a command; `letter` is the command's. Dies with what is
+// allowed.
 static void parse_options(Options *o, int argc, char **argv, char letter) {
     for (int i = 0; i < argc; i += 2) {
         const char *name = argv[i] + 2;
         if (strncmp(argv[i], "--", 2)) die("%s: options look like --name value", argv[i]);
         const struct Option *p = option_table;
-        while (p < option_table + OPTIONS && (strcmp(p->name, name) || !strchr(p->commands, letter)))
-            p++;
+        while (p < option_table + OPTIONS &&
+               (strcmp(p->name, name) || !strchr(p->commands, letter))) p++;
         const struct Field *f = strchr("pi", letter) ? config_find(name, false) : NULL;
         if (p == option_table + OPTIONS && !f)
             die("--%s: this command has no such option; see minimind help", name);
@@ -1530,9 +1542,10 @@ static void parse_options(Options *o, int argc, char **argv, char letter) {
             continue;
         }
         char *at = (char *)o + p->offset;
+        double x = p->kind == 's' ? 0 : parse_number(name, value, p->least, p->most, p->kind == 'i');
         if (p->kind == 's') *(const char **)at = value;
-        else if (p->kind == 'i') *(long *)at = (long)parse_number(name, value, p->least, p->most, true);
-        else *(double *)at = parse_number(name, value, p->least, p->most, false);
+        else if (p->kind == 'i') *(long *)at = (long)x;
+        else *(double *)at = x;
     }
     if (o->threads) n_threads = (int)o->threads;
 }
@@ -1611,8 +1624,8 @@ static Config config_load(const char *dir) {
     c.use_moe = !moe && (json_get(j, "num_experts") || json_get(j, "n_routed_experts"));
     for (const struct Field *f = config_field; f < config_field + CONFIG_FIELDS; f++) {
         if (strncmp(f->name, "yarn", 4)) read_field(&c, f, j, path);
-        else if (scaling && scaling->type == JSON_OBJECT && c.yarn) read_field(&c, f, scaling, path);
-        else c.yarn = scaling && scaling->type == JSON_OBJECT;
+        else if (!strcmp(f->name, "yarn")) c.yarn = scaling && scaling->type == JSON_OBJECT;
+        else if (c.yarn) read_field(&c, f, scaling, path);
     }
     const Json *kind = json_get(scaling, "rope_type") ? json_get(scaling, "rope_type")
                                                       : json_get(scaling, "type");
@@ -1630,8 +1643,8 @@ static Config config_load(const char *dir) {
 
 static const char *const own_dtype = sizeof(float) == 8 ? "F64" : "F32";
 
-// safetensors: eight bytes of header length, a JSON header {name: {dtype, shape, data_offsets}}, the
-// numbers. Streamed to disk: the model is not copied in memory.
+// safetensors: eight bytes of header length, a JSON header {name: {dtype, shape, data_offsets}},
+// the numbers. Streamed to disk: the model is not copied in memory.
 static void weights_save(const Model *m, const char *dir) {
     char path[4096], temporary[4100];
     snprintf(path, sizeof path, "%s/model.safetensors", dir);
@@ -1651,7 +1664,7 @@ static void weights_save(const Model *m, const char *dir) {
     FILE *f = open_file(temporary, "wb");
     bool ok = fwrite(size, 1, 8, f) == 8 && fwrite(head.s, 1, head.len, f) == head.len &&
               fwrite(m->params, sizeof(float), m->n_params, f) == m->n_params;
-    if (fclose(f) || !ok || rename(temporary, path)) die("%s: cannot be written (disk full?)", path);
+    if (fclose(f) || !ok || rename(temporary, path)) die("%s: cannot be written; disk full?", path);
     free(head.s);
 }
 
@@ -1675,7 +1688,7 @@ static void read_tensor(const Tensor *t, FILE *f, const char *dtype, size_t star
     while (i < 4 && strcmp(types[i].name, dtype)) i++;
     if (i == 4) die("%s: %s has dtype %s; known are F64 F32 BF16 F16", path, t->name, dtype);
     if (to - from != n * types[i].bytes)
-        die("%s: %s takes %zu bytes, but %zu are given", path, t->name, n * types[i].bytes, to - from);
+        die("%s: %s takes %zu bytes, not %zu", path, t->name, n * types[i].bytes, to - from);
     if (fseeko(f, (off_t)(start + from), SEEK_SET)) die("%s: cannot seek", path);
     if (!strcmp(dtype, own_dtype)) {
         if (fread(t->w, sizeof(float), n, f) != n) die("%s: ends within %s", path, t->name);
@@ -1749,11 +1762,11 @@ static void checkpoint_save(const Model *m, const Tokenizer *tok, const char *di
 // Data
 //
 // Training reads tokens, not text. The data is tokenised once into out/cache/HASH.ids, where HASH
-// covers the data, the tokenizer and what is held out: a change of any makes another file. From there
-// windows of T + 1 tokens are read as they are needed, so gigabytes of data take no memory. A JSONL
-// document becomes  <|im_start|> text <|im_end|>,  as in MiniMind's pretraining; plain text is one
-// document from beginning to end. Every 50th document (of plain text: every 50th stretch of 4 KB) is
-// held out of the training and measured on.
+// covers the data, the tokenizer and what is held out: a change of any makes another file. From
+// there windows of T + 1 tokens are read as they are needed, so gigabytes of data take no memory. A
+// JSONL document becomes  <|im_start|> text <|im_end|>,  as in MiniMind's pretraining; plain text
+// is one document from beginning to end. Every 50th document (of plain text: every 50th stretch of
+// 4 KB) is held out of the training and measured on.
 // =================================================================================================
 
 typedef struct {
@@ -1858,7 +1871,8 @@ static void add_file(Builder *b, const char *path, int hold_out) {
 // Calls add_file for each name in a list with commas.
 static void add_files(Builder *b, const char *list, int hold_out) {
     char *names = strdup(list);
-    for (char *path = strtok(names, ","); path; path = strtok(NULL, ",")) add_file(b, path, hold_out);
+    for (char *path = strtok(names, ","); path; path = strtok(NULL, ","))
+        add_file(b, path, hold_out);
     free(names);
 }
 
@@ -1972,8 +1986,8 @@ static void data_fill(Data *d, Batch *b, size_t rows_wanted) {
 // Measuring it: evaluation
 //
 // Loss is per token and depends on the tokenizer. Bits per byte divides by the bytes of the text
-// instead, and so compares models of any vocabulary. Both are measured document by document, from the
-// first token on; a document longer than the context is cut, and every piece starts afresh.
+// instead, and so compares models of any vocabulary. Both are measured document by document, from
+// the first token on; a document longer than the context is cut, and every piece starts afresh.
 // =================================================================================================
 
 typedef struct { // sums over documents; the products give the standard errors
@@ -2040,13 +2054,12 @@ static void evaluate(const Model *m, Acts *a, const int *ids, const Document *do
 static volatile sig_atomic_t interrupted;
 static void on_interrupt(int sig) { (void)sig, interrupted = 1; }
 
-// Names the first tensor with a number that is not finite, in the order of the table.
+// Names the first tensor whose weights, or else whose gradients, hold a number that is not finite.
 static const char *first_bad_tensor(const Model *m) {
-    for (const Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++)
-        for (size_t i = 0; i < t->rows * t->cols; i++) {
-            if (!isfinite(t->w[i])) return t->name;
-            if (!isfinite(t->g[i])) return t->name;
-        }
+    for (int gradients = 0; gradients < 2; gradients++)
+        for (const Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++)
+            for (size_t i = 0; i < t->rows * t->cols; i++)
+                if (!isfinite((gradients ? t->g : t->w)[i])) return t->name;
     return "no weight or gradient: the logits";
 }
 
@@ -2116,8 +2129,8 @@ static Score train(Model *m, Tokenizer *tok, Data *d, const Options *o) {
         AdamW opt = {schedule(o->lr, step, total, o->warmup), 0.9, o->beta2, 1e-8, o->weight_decay,
                      o->clip, step};
         if (!isfinite(r.loss + r.norm))
-            die("step %zu: the loss is %g and the gradient norm %g; first bad tensor: %s", step, r.loss,
-                r.norm, first_bad_tensor(m));
+            die("step %zu: the loss is %g and the gradient norm %g; first bad tensor: %s", step,
+                r.loss, r.norm, first_bad_tensor(m));
         adamw_step(m, &opt, r.norm);
         tokens += b.rows * T;
         double now = seconds(), rate = tokens / (now - start - paused);
@@ -2128,9 +2141,9 @@ static Score train(Model *m, Tokenizer *tok, Data *d, const Options *o) {
             fprintf(stderr, "first loss %.4f; knowing nothing is ln V = %.4f\n", r.loss, log(m->V));
         if (now - shown > (terminal ? 0.2 : 5) || measure || step == 1) {
             double left = (total - step) * (now - start - paused) / step;
-            fprintf(stderr, "%sstep %zu/%zu  loss %.4f  lr %.2e  norm %.2f  %.0f tokens/s  %d:%02d left",
-                    terminal ? "\r\033[K" : "", step, total, r.loss, opt.lr, r.norm, rate,
-                    (int)left / 60, (int)left % 60);
+            fprintf(stderr, "%sstep %zu/%zu  loss %.4f  lr %.2e  norm %.2f  %.0f tokens/s  "
+                    "%d:%02d left", terminal ? "\r\033[K" : "", step, total, r.loss, opt.lr, r.norm,
+                    rate, (int)left / 60, (int)left % 60);
             if (m->E) fprintf(stderr, "  load %.0f-%.0f%%", 100 * r.load_least, 100 * r.load_most);
             if (!terminal || measure) fprintf(stderr, "\n");
             shown = now;
@@ -2188,16 +2201,17 @@ static float kth_largest(const float *x, size_t n, size_t k) {
 }
 
 // Turns logits (V) into the distribution that the next token is drawn from, in MiniMind's order:
-// temperature; repetition penalty on each distinct token of the history (a positive logit is divided
-// by it, any other multiplied); top-k keeps what is not below the k-th largest; top-p drops a token
-// when the more probable ones already hold more than p together; softmax over what is left.
+// temperature; repetition penalty on each distinct token of the history (a positive logit is
+// divided by it, any other multiplied); top-k keeps what is not below the k-th largest; top-p drops
+// a token when the more probable ones already hold more than p together; softmax over what is left.
 static void sampling_distribution(float *logits, size_t V, const int *history, size_t n,
                                   const Sampling *s) {
     for (size_t v = 0; v < V && s->temperature > 0; v++) logits[v] /= s->temperature;
     bool *seen = xcalloc(V, sizeof *seen);
     for (size_t i = 0; i < n; i++) {
         float *x = &logits[history[i]];
-        if (!seen[history[i]]) *x = *x > 0 ? *x / s->repetition_penalty : *x * s->repetition_penalty;
+        double factor = *x > 0 ? 1 / s->repetition_penalty : s->repetition_penalty;
+        if (!seen[history[i]]) *x *= factor;
         seen[history[i]] = true;
     }
     free(seen);
@@ -2267,8 +2281,8 @@ static const char *const check_variant[][2] = {
     {"dense without q/k norm", "qk_norm=0 num_key_value_heads=4"},
     {"YaRN", "yarn=1 yarn_original_max=4 yarn_factor=4 yarn_beta_fast=2 yarn_beta_slow=0.25 "
              "rope_theta=100 yarn_attention_factor=1.1"},
-    {"odd sizes", "vocab_size=11 hidden_size=9 num_attention_heads=3 num_key_value_heads=1 head_dim=6 "
-                  "intermediate_size=5"},
+    {"odd sizes", "vocab_size=11 hidden_size=9 num_attention_heads=3 num_key_value_heads=1 "
+                  "head_dim=6 intermediate_size=5"},
     {"top-1 raw", "use_moe=1 router_aux_loss_coef=0"},
     {"top-1 renormalised", "use_moe=1 norm_topk_prob=1 router_aux_loss_coef=0"},
     {"top-1 renormalised, batch balance", "use_moe=1 norm_topk_prob=1 router_aux_loss_coef=0.5"},
@@ -2284,8 +2298,8 @@ static double loss_now(const Model *m, Acts *a, const Batch *b) {
     return next_token_loss(a->dlogp, a->logp, a->n_out, b) + a->aux_loss;
 }
 
-// A small model of the variant `fields`, with weights far larger than at the start of a training, so
-// that every nonlinearity is at work.
+// A small model of the variant `fields`, with weights far larger than at the start of a training,
+// so that every nonlinearity is at work.
 static Model *check_model(const char *name, const char *fields) {
     Config c = config_preset("minimind3");
     config_parse(&c, "vocab_size=13 hidden_size=8 num_hidden_layers=2 num_attention_heads=4 "
@@ -2301,8 +2315,8 @@ static Model *check_model(const char *name, const char *fields) {
 }
 
 // (f(w + h) - f(w - h)) / 2h for every single parameter against its gradient. The error is relative
-// to the largest gradient in the tensor. In float the loss has seven digits and the quotient few; in
-// double (cc -Dfloat=double ...) it agrees to 1e-6.
+// to the largest gradient in the tensor. In float the loss has seven digits and the quotient few;
+// in double (cc -Dfloat=double ...) it agrees to 1e-6.
 static void check_gradients(Tally *tally, const char *name, const char *fields) {
     enum { B = 3, T = 7 };
     bool precise = sizeof(float) == 8;
@@ -2382,7 +2396,8 @@ static void check_kernels(Tally *tally) {
         size_t M = size[i / 8][0], N = size[i / 8][1], K = size[i / 8][2];
         float *a = xcalloc(M * K, sizeof *a), *b = xcalloc(K * N, sizeof *b);
         float *c = xcalloc(M * N, sizeof *c);
-        View va = i & 1 ? transposed(a, M) : plain(a, K), vb = i & 2 ? transposed(b, K) : plain(b, N);
+        View va = i & 1 ? transposed(a, M) : plain(a, K);
+        View vb = i & 2 ? transposed(b, K) : plain(b, N);
         for (size_t k = 0; k < M * K; k++) a[k] = normal(1, k);
         for (size_t k = 0; k < K * N; k++) b[k] = normal(2, k);
         for (size_t k = 0; k < M * N; k++) c[k] = 1;
@@ -2539,7 +2554,8 @@ static int *golden_ints(Golden *g, const char *key, size_t rows, size_t cols) {
 }
 
 // One digest record a tensor, of its weights or gradients. limit 0 chooses by the README's table.
-static void golden_tensors(Golden *g, const Model *m, const char *key, bool gradients, double limit) {
+static void golden_tensors(Golden *g, const Model *m, const char *key, bool gradients,
+                           double limit) {
     for (Record *r = NULL; (r = golden_next(g, r, key, NULL));) {
         Tensor *t = m->tensor;
         while (t < m->tensor + m->n_tensors && (r->n < 2 || strcmp(t->name, r->field[1]))) t++;
@@ -2595,14 +2611,15 @@ static void golden_acts(Golden *g, const Model *m, const Acts *a) {
     golden_act(g, "final_norm", a->final_norm, NULL, n, row);
 }
 
-// How the router decided, layer by layer; returns the smallest gap between the last expert taken and
-// the next one.
+// How the router decided, layer by layer; returns the smallest gap between the last expert taken
+// and the next one.
 static double golden_router(Golden *g, const Model *m, const Acts *a, bool compare) {
     double gap = INFINITY;
     for (size_t l = 0; l < m->L && m->E; l++) {
         const Routing *r = &a->layer[l].route;
         char id[24];
-        double *v = xcalloc(2 * m->E + a->T * m->K, sizeof *v), *mean = v + m->E, *choice = mean + m->E;
+        double *v = xcalloc(2 * m->E + a->T * m->K, sizeof *v);
+        double *mean = v + m->E, *choice = mean + m->E;
         for (size_t n = 0; n < a->N; n++) {
             float next = 0;
             for (size_t e = 0; e < m->E; e++) {
@@ -2640,7 +2657,8 @@ static void golden_generation(Golden *g, Model *m, const char *tag) {
     int ids[PROMPT + NEW];
     for (int i = 0; r && i < PROMPT; i++) ids[i] = (int)golden_number(g, r, 1 + i);
     for (Tensor *t = m->tensor; r && t < m->tensor + m->n_tensors; t++)
-        for (size_t i = 0; t->decay && t != m->embed && i < t->rows * t->cols; i++) t->w[i] *= scale;
+        for (size_t i = 0; t->decay && t != m->embed && i < t->rows * t->cols; i++)
+            t->w[i] *= scale;
     Acts *a = acts_new(m, false, PROMPT, 1, PROMPT + NEW);
     for (int n = 0; r && n < NEW; n++) {
         if (n == 0) prefill(m, a, ids, PROMPT, 0);
@@ -2789,8 +2807,8 @@ static void golden_sampling(Golden *g) {
     }
 }
 
-// A golden file says by its keys what kind of case it is. What nobody asked for was not checked, and
-// that is a failure too: a key or a file that this program does not know.
+// A golden file says by its keys what kind of case it is. What nobody asked for was not checked,
+// and that is a failure too: a key or a file that this program does not know.
 static void check_golden(const char *path, Tally *tally) {
     Golden g = golden_read(path, tally);
     bool objective = golden_next(&g, NULL, "beta", NULL) || golden_next(&g, NULL, "alpha", NULL) ||
@@ -2815,12 +2833,12 @@ static void check_golden(const char *path, Tally *tally) {
 // =================================================================================================
 // The tiny world
 //
-// Something to learn when there is no data at hand: people, animals and cities with a few properties
-// each, told in many wordings, small stories and worked sums, in English and Chinese. A seed decides
-// what is true in the world (who lives where). A text is made by a grammar that draws at random,
-// each draw among n equal possibilities, so its probability is known: the product of all 1/n. Minus
-// its log2 is the number of bits that even somebody who knows the world and the grammar by heart must
-// be told. No model can beat it in the mean; a report prints it as the floor.
+// Something to learn when there is no data at hand: people, animals and cities with a few
+// properties each, told in many wordings, small stories and worked sums, in English and Chinese. A
+// seed decides what is true in the world (who lives where). A text is made by a grammar that draws
+// at random, each draw among n equal possibilities, so its probability is known: the product of all
+// 1/n. Minus its log2 is the number of bits that even somebody who knows the world and the grammar
+// by heart must be told. No model can beat it in the mean; a report prints it as the floor.
 // =================================================================================================
 
 typedef struct {
@@ -2836,8 +2854,8 @@ static size_t pick(World *w, size_t n) {
     return uniform(w->seed, w->drawn++) * n;
 }
 
-// Appends a template, up to `end` if that is not NULL: [a|b|c] is one of its alternatives, which may
-// hold further ones; $x a variable, which is a template too.
+// Appends a template, up to `end` if that is not NULL: [a|b|c] is one of its alternatives, which
+// may hold further ones; $x a variable, which is a template too.
 static void tell(World *w, const char *t, const char *end) {
     while (end ? t < end : *t) {
         if (*t == '[') {
@@ -2907,8 +2925,9 @@ static Pair objects[] = {
     {"candle", "蜡烛"}};
 #define LIST(list) list, sizeof list / sizeof *list
 
-// Every thing of a kind has three properties; each has a list of values and six wordings. In a wording
-// $S, $s, $o and $H are pronouns: the thing as subject, as object, as owner; $v is the value.
+// Every thing of a kind has three properties; each has a list of values and six wordings. In a
+// wording $S, $s, $o and $H are pronouns: the thing as subject, as object, as owner; $v is the
+// value.
 static const struct Kind {
     Pair *names;
     size_t n;
@@ -3048,9 +3067,9 @@ static void tell_sum(World *w, int a, int b, int zh) {
 }
 
 // Text i of a world, into w->text and w->bits. A text is in the held-out part when its hash says so
-// (one in ten), and so never in the training part; what is hashed of a sum are its numbers, so that a
-// held-out sum was never seen in any wording. The draws are repeated until the hash fits: a reader
-// cannot know the hash, so the floor counts the text's probability among all.
+// (one in ten), and so never in the training part; what is hashed of a sum are its numbers, so that
+// a held-out sum was never seen in any wording. The draws are repeated until the hash fits: a
+// reader cannot know the hash, so the floor counts the text's probability among all.
 static void world_text(World *w, uint64_t world, uint64_t i, bool held_out) {
     w->seed = splitmix64(world) + splitmix64(2 * i + held_out), w->drawn = 0;
     uint64_t hash = 0;
@@ -3079,7 +3098,8 @@ static void world_text(World *w, uint64_t world, uint64_t i, bool held_out) {
 static Config options_config(const Options *o, const Tokenizer *tok) {
     Config c = o->model ? config_load(o->model) : config_preset(o->preset);
     for (int i = 0; i < CONFIG_FIELDS; i++)
-        if (o->is_set[i]) config_set(&c, &config_field[i], config_get(&o->set, &config_field[i]), "option");
+        if (o->is_set[i])
+            config_set(&c, &config_field[i], config_get(&o->set, &config_field[i]), "option");
     if (tok) {
         if (o->model && c.vocab_size < tok->vocab_size)
             die("%s: the tokenizer has %d tokens, the model only %d", o->model, tok->vocab_size,
@@ -3112,7 +3132,8 @@ static void cmd_info(const Options *o) {
     Tokenizer *tok = o->tokenizer ? tokenizer_load(o->tokenizer) : NULL;
     Config c = options_config(o, tok);
     Model *m = model_new(c);
-    size_t T = o->seq ? (size_t)o->seq : min_size(c.max_position_embeddings, 512), rows = o->batch * T;
+    size_t T = o->seq ? (size_t)o->seq : min_size(c.max_position_embeddings, 512);
+    size_t rows = o->batch * T;
     size_t routed = 0, active;
     for (const Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
         printf("%-52s (%zu, %zu) %12zu  %s%s\n", t->name, t->rows, t->cols, tensor_size(t),
@@ -3120,8 +3141,8 @@ static void cmd_info(const Options *o) {
         if (strstr(t->name, "mlp.experts.")) routed += tensor_size(t);
     }
     active = m->n_params - (m->E ? routed / m->E * (m->E - m->K) : 0);
-    // Every active weight is multiplied once a token, the embedding as output matrix; attention adds
-    // two products with the T / 2 positions that a token sees on average.
+    // Every active weight is multiplied once a token, the embedding as output matrix; attention
+    // adds two products with the T / 2 positions that a token sees on average.
     double flops = 2.0 * active + 2.0 * m->L * m->H * m->D * T, MB = 1e6 / sizeof(float);
     size_t room = min_size(c.max_position_embeddings, T);
     printf("\n%-34s %zu (the embedding, which is also the output matrix, counted once)\n",
@@ -3132,7 +3153,8 @@ static void cmd_info(const Options *o) {
     printf("%-34s %zu bytes a token\n", "KV cache", 2 * m->L * m->KV * m->D * sizeof(float));
     size_t train = 4 * m->n_params + acts_size(m, true, rows, 0, 0);
     printf("%-34s %.1f MB = 4 x %.1f (weights, gradients, AdamW) + %.1f (activations, %ld x %zu)\n",
-           "memory to train", train / MB, m->n_params / MB, (train - 4 * m->n_params) / MB, o->batch, T);
+           "memory to train", train / MB, m->n_params / MB, (train - 4 * m->n_params) / MB, o->batch,
+           T);
     size_t infer = acts_size(m, false, min_size(room, 512), 1, room);
     printf("%-34s %.1f MB = %.1f (weights) + %.1f (KV cache and activations, %zu positions)\n",
            "memory to generate", (m->n_params + infer) / MB, m->n_params / MB, infer / MB, room);
@@ -3141,17 +3163,17 @@ static void cmd_info(const Options *o) {
 static Score pretrain(Options o) {
     if (!o.data) die("pretrain: --data is missing: a JSONL or text file");
     if (!o.out) o.out = "out/model";
-    if (!o.tokenizer && !o.model) die("pretrain: --tokenizer is missing: a folder or tokenizer.json");
+    if (!o.tokenizer && !o.model) die("pretrain: --tokenizer is missing: a folder or a file");
     Tokenizer *tok = tokenizer_load(o.tokenizer ? o.tokenizer : o.model);
     Config c = options_config(&o, tok);
     if (!o.seq) o.seq = min_size(c.max_position_embeddings, 256);
     if (!o.lr) o.lr = 2e-3;
     if (o.seq > c.max_position_embeddings)
-        die("--seq %ld is longer than max_position_embeddings %d", o.seq, c.max_position_embeddings);
+        die("--seq %ld: max_position_embeddings allows %d", o.seq, c.max_position_embeddings);
     Model *m = model_new(c);
     double MB = 1e6 / sizeof(float);
-    fprintf(stderr, "%zu parameters; %.0f MB for weights, gradients and AdamW, %.0f MB for activations\n",
-            m->n_params, 4 * m->n_params / MB, acts_size(m, true, o.batch * o.seq, 0, 0) / MB);
+    fprintf(stderr, "%zu parameters; %.0f MB for weights, gradients and AdamW, %.0f MB for "
+            "activations\n", m->n_params, 4 * m->n_params / MB, acts_size(m, true, o.batch * o.seq, 0, 0) / MB);
     Data *d = data_open(&o, tok, o.seq);
     model_allocate(m, true);
     if (o.model) weights_load(m, o.model);
@@ -3236,7 +3258,8 @@ static void cmd_eval(const Options *o) {
     double loss = s.nats / s.tokens;
     double error = ratio_error(s.nats, s.tokens, s.nats_nats, s.nats_tokens, s.tokens_tokens, s.n);
     double bit_error = ratio_error(s.nats, s.bytes, s.nats_nats, s.nats_bytes, s.bytes_bytes, s.n);
-    printf("documents      %.0f\ntokens         %.0f\nbytes          %.0f\n", s.n, s.tokens, s.bytes);
+    printf("documents      %.0f\ntokens         %.0f\n", s.n, s.tokens);
+    printf("bytes          %.0f\n", s.bytes);
     printf("loss           %.6f +- %.6f\n", loss, error);
     printf("perplexity     %.4f +- %.4f\n", exp(loss), exp(loss) * error);
     printf("bits per byte  %.6f +- %.6f\n", bits_per_byte(&s), bit_error / M_LN2);
@@ -3285,7 +3308,8 @@ static Tokenizer *train_tokenizer(const char *path, int vocab_size) {
     return trainer_finish(trainer, vocab_size);
 }
 
-// Loads o->out, or with `fresh` makes a model that knows nothing, and lets it continue some prompts.
+// Loads o->out, or with `fresh` makes a model that knows nothing, and lets it continue some
+// prompts.
 static void show_samples(Options o, Tokenizer *tok, bool fresh) {
     static const char *const prompts[] = {"This is Anna.", "One day", "你认识", "Add 47+85:\n"};
     Model *m = model_new(fresh ? options_config(&o, tok) : config_load(o.out));
@@ -3300,8 +3324,8 @@ static void show_samples(Options o, Tokenizer *tok, bool fresh) {
     model_free(m);
 }
 
-// The whole story on the tiny world: text, tokenizer, a model that knows nothing, training, the model
-// that came out of it. The rate is high and the batches are small because the run is short.
+// The whole story on the tiny world: text, tokenizer, a model that knows nothing, training, the
+// model that came out of it. The rate is high and the batches are small because the run is short.
 static void cmd_run(const Options *given) {
     Options o = *given;
     double start = seconds();
