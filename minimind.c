@@ -60,6 +60,15 @@
 
 static int n_threads = 1; // every parallel loop says num_threads(n_threads); set by --threads
 
+// Where the time goes: lap(PART) adds what has passed since the last lap to that part. For bench.
+enum Part { NORMS, PROJECTIONS, ATTENTION, ROUTING, EXPERTS, HEAD, OPTIMISER, PARTS };
+static double lap_time[PARTS], last_lap;
+
+static void lap(enum Part part) {
+    double now = seconds();
+    lap_time[part] += now - last_lap, last_lap = now;
+}
+
 static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
 static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -231,23 +240,6 @@ static void matmul(size_t M, size_t N, size_t K, View a, View b, float *c, bool 
     }
 }
 
-// y (n, out) = x (n, in) w^T, w (out, in); y += with add.
-static void matmul_forward(float *y, const float *x, const float *w, size_t n, size_t in,
-                           size_t out, bool add) {
-    matmul(n, out, in, plain(x, in), transposed(w, in), y, add);
-}
-
-// y = x w^T, so dx = dy w and dw = dy^T x:
-//     y[n][o] = sum_i x[n][i] w[o][i]   gives   dx[n][i] = sum_o dy[n][o] w[o][i]
-//                                       and     dw[o][i] = sum_n dy[n][o] x[n][i]
-// dw (out, in) is added to; dx (n, in) is overwritten, or added to with add. It comes last, so that
-// it may be written over x.
-static void matmul_backward(float *dx, float *dw, const float *dy, const float *x, const float *w,
-                            size_t n, size_t in, size_t out, bool add) {
-    matmul(out, in, n, transposed(dy, out), plain(x, in), dw, true);
-    matmul(n, in, out, plain(dy, out), plain(w, in), dx, add);
-}
-
 // =================================================================================================
 // Layers
 //
@@ -333,11 +325,67 @@ static void softmax_row(float *y, const float *x, size_t n) {
     for (size_t i = 0; i < n; i++) y[i] /= sum;
 }
 
+// ---- the linear layer ----------------------------------------------------------------------------
+
+typedef struct { // a parameter of the model
+    char name[80];        // as in MiniMind's and Qwen3's files
+    size_t rows, cols;    // (out, in); a norm is (1, width)
+    size_t offset;        // in each of the model's arrays
+    float std;            // initial standard deviation; 0: filled with ones
+    bool decay;           // weight decay: matrices yes, norms no
+    float *w, *g, *m, *v; // weights, gradients, AdamW's two means; NULL until allocated
+    uint16_t *bf16;       // instead of w, the upper half of its bits
+    int8_t *int8;         // instead of w, whole numbers to be multiplied by
+    float *scale;         // one scale for each BLOCK of them; (rows, cols / BLOCK)
+} Tensor;
+
+enum { BLOCK = 32 };
+
+// Writes row `row` of w as floats, whatever it is kept as: w[i] = bf16 or int8 * scale.
+static void tensor_row(float *to, const Tensor *w, size_t row) {
+    size_t at = row * w->cols;
+    if (w->bf16)
+        for (size_t i = 0; i < w->cols; i++) to[i] = float_of((int32_t)((uint32_t)w->bf16[at + i] << 16));
+    else if (w->int8)
+        for (size_t b = 0; b < w->cols / BLOCK; b++, at += BLOCK, to += BLOCK)
+            for (size_t i = 0; i < BLOCK; i++) to[i] = w->int8[at + i] * w->scale[at / BLOCK];
+    else memcpy(to, w->w + at, w->cols * sizeof *to);
+}
+
+// y (n, out) = x (n, in) w^T; y += with add. Weights kept in fewer bits are written out as floats a
+// few rows at a time, which never leave the cache: what is read from memory is the fewer bits.
+static void linear_forward(float *y, const float *x, const Tensor *w, size_t n, bool add) {
+    size_t in = w->cols, out = w->rows, stripe = n < THIN ? 4 : 96;
+    if (w->w) {
+        matmul(n, out, in, plain(x, in), transposed(w->w, in), y, add);
+        return;
+    }
+    #pragma omp parallel for num_threads(n_threads)
+    for (size_t o = 0; o < out; o += stripe) {
+        size_t rows = min_size(stripe, out - o);
+        float *part = scratch(stripe * in);
+        for (size_t r = 0; r < rows; r++) tensor_row(part + r * in, w, o + r);
+        gemm(n, rows, in, plain(x, in), transposed(part, in), y + o, out, add);
+    }
+}
+
+// y = x w^T, so dx = dy w and dw = dy^T x:
+//     y[n][o] = sum_i x[n][i] w[o][i]   gives   dx[n][i] = sum_o dy[n][o] w[o][i]
+//                                       and     dw[o][i] = sum_n dy[n][o] x[n][i]
+// dw (out, in) is added to; dx (n, in) is overwritten, or added to with add. It comes last, so that
+// it may be written over x.
+static void linear_backward(float *dx, const float *dy, const float *x, const Tensor *w, size_t n,
+                            bool add) {
+    size_t in = w->cols, out = w->rows;
+    matmul(out, in, n, transposed(dy, out), plain(x, in), w->g, true);
+    matmul(n, in, out, plain(dy, out), plain(w->w, in), dx, add);
+}
+
 // ---- embedding ----------------------------------------------------------------------------------
 
 // x (N, C): row n is the row ids[n] of embed (V, C).
-static void embedding_forward(float *x, const int *ids, const float *embed, size_t N, size_t C) {
-    for (size_t n = 0; n < N; n++) memcpy(x + n * C, embed + ids[n] * C, C * sizeof *x);
+static void embedding_forward(float *x, const int *ids, const Tensor *embed, size_t N) {
+    for (size_t n = 0; n < N; n++) tensor_row(x + n * embed->cols, embed, ids[n]);
 }
 
 // x[n] = embed[ids[n]], so dembed[v] += the sum of dx[n] over all n with ids[n] = v. The same token
@@ -594,13 +642,13 @@ static void swiglu_forward(float *h, const float *gate, const float *up, size_t 
 
 // h = g sigma(g) u. From sigma' = sigma (1 - sigma):
 //     dg = dh u (sigma + g sigma (1 - sigma)),   du = dh g sigma
-static void swiglu_backward(float *dgate, float *dup, const float *dh, const float *gate,
-                            const float *up, size_t n) {
+// dh is replaced by dup.
+static void swiglu_backward(float *dgate, float *dh, const float *gate, const float *up, size_t n) {
     #pragma omp parallel for num_threads(n_threads) if (n > 10000)
     for (size_t i = 0; i < n; i++) {
-        float g = gate[i], sigma = 1.0f / (1.0f + fast_exp(-g));
-        dup[i] = dh[i] * g * sigma;
-        dgate[i] = dh[i] * up[i] * sigma * (1.0f + g * (1.0f - sigma));
+        float d = dh[i], g = gate[i], sigma = 1.0f / (1.0f + fast_exp(-g));
+        dgate[i] = d * up[i] * sigma * (1.0f + g * (1.0f - sigma));
+        dh[i] = d * g * sigma;
     }
 }
 
@@ -617,14 +665,14 @@ typedef struct { // how one layer routes its N tokens
     int *choice;       // (N, K) chosen experts, most probable first
     int *row;          // (N, K) where that copy of the token lies among the experts' rows
     int *token;        // (N * K) the token of a row
-    int *first;        // (E + 1) the rows of expert e are first[e] .. first[e + 1] - 1
+    int *first;        // (E + 1) the rows of expert e: first[e] .. first[e + 1] - 1
 } Routing;
 
 // Chooses for every token the K experts of the highest probability, and sorts the N * K copies of
 // tokens by expert, so that each expert's work is one matrix product on neighbouring rows. No token
 // is dropped, and an expert may get none. x (N, C), w (E, C).
-static void router_forward(Routing *r, const float *x, const float *w, size_t C) {
-    matmul_forward(r->prob, x, w, r->N, C, r->E, false);
+static void router_forward(Routing *r, const float *x, const Tensor *w) {
+    linear_forward(r->prob, x, w, r->N, false);
     #pragma omp parallel for num_threads(n_threads) if (r->N > 100)
     for (size_t n = 0; n < r->N; n++) {
         float *p = r->prob + n * r->E, *weight = r->weight + n * r->K, sum = 0;
@@ -681,9 +729,9 @@ static double router_balance(const Routing *r, float *dprob) {
 //                  and dp_k = (dw_k - sum_j weight_j dw_j) / s. For K = 1 that is (dw - 1 dw) / s,
 //                  exactly nothing: such a router learns from the balance loss only.
 // then the softmax, as in attention: dscore_e = p_e (dp_e - sum_i p_i dp_i).
-// dx (N, C) and dw (E, C) are added to; dscore (N, E) is work space.
-static void router_backward(float *dx, float *dw, float *dscore, const Routing *r, const float *x,
-                            const float *w, size_t C) {
+// dx (N, C) and w's gradient are added to; dscore (N, E) is work space.
+static void router_backward(float *dx, float *dscore, const Routing *r, const float *x,
+                            const Tensor *w) {
     memset(dscore, 0, r->N * r->E * sizeof *dscore);
     router_balance(r, dscore);
     for (size_t n = 0; n < r->N; n++) {
@@ -699,7 +747,7 @@ static void router_backward(float *dx, float *dw, float *dscore, const Routing *
         for (size_t e = 0; e < r->E; e++) sum += p[e] * dp[e];
         for (size_t e = 0; e < r->E; e++) dp[e] = p[e] * (dp[e] - sum);
     }
-    matmul_backward(dx, dw, dscore, x, w, r->N, C, r->E, true);
+    linear_backward(dx, dscore, x, w, r->N, true);
 }
 
 // ---- the log-probability of the target ----------------------------------------------------------
@@ -883,15 +931,6 @@ static void config_complete(Config *c, const char *where) {
 // ---- the table of parameters --------------------------------------------------------------------
 
 typedef struct {
-    char name[80];       // as in MiniMind's and Qwen3's files
-    size_t rows, cols;   // (out, in); a norm is (1, width)
-    size_t offset;       // in each of the model's arrays
-    float std;           // initial standard deviation; 0: filled with ones
-    bool decay;          // weight decay: matrices yes, norms no
-    float *w, *g, *m, *v; // weights, gradients, AdamW's two means; NULL until allocated
-} Tensor;
-
-typedef struct {
     Tensor *gate, *up, *down; // (F, C), (F, C), (C, F)
 } Expert;
 
@@ -907,7 +946,9 @@ typedef struct {
     Tensor *tensor; // the table
     int n_tensors;
     size_t n_params;
-    float *params, *grads, *adam_m, *adam_v; // (n_params) each
+    int bits;               // that a weight is kept in: 32, or for inference 16 or 8
+    void *params;           // (n_params)
+    float *grads, *adam_m, *adam_v; // (n_params) each
     Tensor *embed, *norm;
     Layer *layer; // (L)
 } Model;
@@ -969,18 +1010,55 @@ static Model *model_new(Config c) {
     return m;
 }
 
-// Takes the memory: weights, and for training gradients and AdamW's state, one array each.
-static void model_allocate(Model *m, bool training) {
-    m->params = xcalloc(m->n_params, sizeof(float));
+// The bytes of a tensor whose numbers are kept in `bits`; norms and odd widths stay floats.
+static size_t tensor_bytes(const Tensor *t, int bits) {
+    size_t n = t->rows * t->cols;
+    if (bits == 32 || t->std == 0 || t->cols % BLOCK) return n * sizeof(float);
+    return bits == 16 ? n * sizeof *t->bf16 : n + n / BLOCK * sizeof *t->scale;
+}
+
+static size_t weight_bytes(const Model *m, int bits) {
+    size_t sum = 0;
+    for (int i = 0; i < m->n_tensors; i++) sum += tensor_bytes(&m->tensor[i], bits);
+    return sum;
+}
+
+// Takes the memory: weights, and for training gradients and AdamW's state, one block each.
+static void model_allocate(Model *m, bool training, int bits) {
+    char *at = m->params = xcalloc(weight_bytes(m, bits), 1);
+    m->bits = bits;
     if (training) {
         m->grads = xcalloc(m->n_params, sizeof(float));
         m->adam_m = xcalloc(m->n_params, sizeof(float));
         m->adam_v = xcalloc(m->n_params, sizeof(float));
     }
     for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
-        t->w = m->params + t->offset;
+        size_t n = t->rows * t->cols, bytes = tensor_bytes(t, bits);
+        t->w = NULL, t->bf16 = NULL, t->int8 = NULL;
+        if (bytes == n * sizeof(float)) t->w = (float *)at;
+        else if (bits == 16) t->bf16 = (uint16_t *)at;
+        else t->scale = (float *)at, t->int8 = (int8_t *)(t->scale + n / BLOCK);
+        at += bytes;
         if (!training) continue;
         t->g = m->grads + t->offset, t->m = m->adam_m + t->offset, t->v = m->adam_v + t->offset;
+    }
+}
+
+// Stores floats x (rows, cols) as t keeps them. bf16 is a float without its lower 16 bits, rounded
+// to the nearest; of a block of int8 the largest becomes 127, and nobody's error exceeds 1/254 of it.
+static void tensor_pack(Tensor *t, const float *x) {
+    size_t n = t->rows * t->cols;
+    if (t->w) memcpy(t->w, x, n * sizeof *x);
+    for (size_t i = 0; t->bf16 && i < n; i++) {
+        uint32_t bits = (uint32_t)bits_of(x[i]);
+        t->bf16[i] = (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+    }
+    for (size_t b = 0; t->int8 && b < n / BLOCK; b++, x += BLOCK) {
+        float most = 0;
+        for (size_t i = 0; i < BLOCK; i++) most = fmaxf(most, fabsf(x[i]));
+        t->scale[b] = most / 127;
+        for (size_t i = 0; i < BLOCK; i++)
+            t->int8[b * BLOCK + i] = most > 0 ? (int8_t)lrintf(x[i] / t->scale[b]) : 0;
     }
 }
 
@@ -1043,7 +1121,7 @@ typedef struct {
     size_t B, T, N;         // of the call at hand; memory is there for max_rows rows
     size_t max_rows, room;  // room: positions that k and v hold a sequence; 0 means T (training)
     size_t n_slots;         // sequences in the KV cache
-    bool training;
+    enum Mode { INFERENCE, TRAINING, RECOMPUTE } mode;
     const int *ids;         // (N) tokens of the call at hand
     const int *start, *slot; // (B) see Heads
     float aux_share;        // the share of this call's rows in those of the optimiser step
@@ -1056,8 +1134,8 @@ typedef struct {
     float *logits, *lse;    // (n_out, V), (n_out)
     float *logp, *dlogp;    // (n_out)
     float *qkv, *h;         // work space of both directions: (N, H D), (N K + S N, F)
-    float *dx, *dnorm, *datt, *dq, *dk, *dv; // of the backward pass alone, sized as what they are
-    float *dh, *dgate, *dup, *drows, *dgathered, *dscore; // the gradients of
+    float *dx, *dnorm, *datt, *dq, *dk, *dv; // the gradients of x, norm1 and 2, att, q, k, v
+    float *dh, *drows, *dgathered, *dscore;  // (N K + S N, F), twice (N K, C), (N, E)
     float *memory;          // the one allocation
     size_t size;            // in floats
 } Acts;
@@ -1085,13 +1163,15 @@ static void layout_layer(const Model *m, Acts *a, LayerActs *s) {
     Routing *r = &s->route;
     r->prob = take(a, N * m->E), r->weight = take(a, N * m->K), r->dweight = take(a, N * m->K);
     r->choice = take_ints(a, N * m->K), r->row = take_ints(a, N * m->K);
-    r->token = take_ints(a, N * m->K), r->first = take_ints(a, m->E + 1);
+    r->token = take_ints(a, N * m->K);
     s->gathered = take(a, N * m->K * m->C), s->expert_out = take(a, N * m->K * m->C);
 }
 
 // Everything that a pass over max_rows rows needs, in one block; called twice, once to count. In
-// training every layer keeps its own. In inference nothing is kept, so all layers share one set;
-// what does stay is k and v of every layer, and with room for a whole context that is the KV cache.
+// training every layer keeps its own. With RECOMPUTE a layer keeps its input x alone, and what else
+// its backward pass needs is computed again when that gets there, in memory that all layers share:
+// a quarter more work for a fraction of the memory. In inference not even x is kept. What stays then
+// is k and v of every layer, and with room for a whole context that is the KV cache.
 static void layout(const Model *m, Acts *a) {
     size_t N = a->max_rows, C = m->C, KVD = m->KV * m->D, rows = N * (m->K + m->S), D2 = m->D / 2;
     size_t positions = a->room ? a->room : N;
@@ -1100,23 +1180,25 @@ static void layout(const Model *m, Acts *a) {
     for (size_t l = 0; l <= m->L; l++) {
         LayerActs *s = &a->layer[l];
         size_t kv_rows = a->room ? a->n_slots * a->room : N;
-        if (!a->training && l > 0) *s = a->layer[0];
-        else s->x = take(a, N * C);
-        if (l < m->L && (a->training || l == 0)) layout_layer(m, a, s);
-        if (l < m->L) s->k = take(a, kv_rows * KVD), s->v = take(a, kv_rows * KVD);
+        bool own = l == 0 || a->mode == TRAINING, keeps_kv = own || a->room;
+        if (!own) *s = a->layer[0];
+        if (own || a->mode != INFERENCE) s->x = take(a, N * C);
+        if (own && l < m->L) layout_layer(m, a, s);
+        if (keeps_kv && l < m->L) s->k = take(a, kv_rows * KVD), s->v = take(a, kv_rows * KVD);
+        s->route.first = take_ints(a, m->E + 1); // of every layer, to report its experts' load
     }
     a->final_norm = take(a, N * C), a->final_rstd = take(a, N);
     a->out_row = take_ints(a, N), a->target = take_ints(a, N);
     a->out_norm = take(a, N * C);
-    size_t n_logits = a->training ? N : a->n_slots; // inference asks for one row a sequence
+    size_t n_logits = a->mode != INFERENCE ? N : a->n_slots; // inference asks for one row a sequence
     a->logits = take(a, n_logits * m->V), a->lse = take(a, N);
     a->logp = take(a, N), a->dlogp = take(a, N);
     a->qkv = take(a, N * m->H * m->D), a->h = take(a, rows * m->F);
-    if (!a->training) return;
+    if (a->mode == INFERENCE) return;
     a->dx = take(a, N * C), a->dnorm = take(a, N * C);
     a->datt = take(a, N * m->H * m->D), a->dq = take(a, N * m->H * m->D);
     a->dk = take(a, N * KVD), a->dv = take(a, N * KVD);
-    a->dh = take(a, rows * m->F), a->dgate = take(a, rows * m->F), a->dup = take(a, rows * m->F);
+    a->dh = take(a, rows * m->F);
     a->drows = take(a, N * m->K * C), a->dgathered = take(a, N * m->K * C);
     a->dscore = take(a, N * m->E);
 }
@@ -1145,11 +1227,12 @@ static void rope_tables(const Config *c, float *cosines, float *sines, size_t n,
     }
 }
 
-// Activations for passes of up to max_rows rows. Training: room = n_slots = 0. Inference: a KV
-// cache of n_slots sequences with room positions each.
-static Acts *acts_new(const Model *m, bool training, size_t max_rows, size_t n_slots, size_t room) {
+// Activations for passes of up to max_rows rows. In training n_slots and room are 0; in inference
+// there is a KV cache of n_slots sequences with room positions each, or with room 0 none.
+static Acts *acts_new(const Model *m, enum Mode mode, size_t max_rows, size_t n_slots,
+                      size_t room) {
     Acts *a = xcalloc(1, sizeof *a);
-    a->training = training, a->max_rows = max_rows, a->n_slots = n_slots, a->room = room;
+    a->mode = mode, a->max_rows = max_rows, a->n_slots = n_slots, a->room = room;
     a->layer = xcalloc(m->L + 1, sizeof *a->layer);
     layout(m, a);
     a->memory = xcalloc(a->size, sizeof *a->memory);
@@ -1174,13 +1257,17 @@ static Heads heads_of(const Model *m, const Acts *a, bool query, bool rotated) {
 static void attention_block_forward(const Model *m, Acts *a, int l) {
     const Layer *w = &m->layer[l];
     LayerActs *s = &a->layer[l];
-    size_t N = a->N, C = m->C, HD = m->H * m->D, KVD = m->KV * m->D;
+    size_t N = a->N, C = m->C;
     Heads hq = heads_of(m, a, true, true), hk = heads_of(m, a, false, true);
     Heads hv = heads_of(m, a, false, false);
     float eps = m->c.rms_norm_eps;
     rmsnorm_forward(s->norm1, s->rstd1, s->x, w->attn_norm->w, N, C, eps);
-    matmul_forward(s->q_raw, s->norm1, w->q->w, N, C, HD, false);
-    matmul_forward(s->k_raw, s->norm1, w->k->w, N, C, KVD, false);
+    lap(NORMS);
+    linear_forward(s->q_raw, s->norm1, w->q, N, false);
+    linear_forward(s->k_raw, s->norm1, w->k, N, false);
+    linear_forward(a->qkv, s->norm1, w->v, N, false);
+    lap(PROJECTIONS);
+    heads_forward(s->v, a->qkv, &hv, true);
     const float *q = s->q_raw, *k = s->k_raw;
     if (w->q_norm) { // each head is a row of its own
         rmsnorm_forward(a->qkv, s->q_rstd, s->q_raw, w->q_norm->w, N * m->H, m->D, eps);
@@ -1192,11 +1279,12 @@ static void attention_block_forward(const Model *m, Acts *a, int l) {
         k = a->qkv;
     }
     heads_forward(s->k, k, &hk, true);
-    matmul_forward(a->qkv, s->norm1, w->v->w, N, C, KVD, false);
-    heads_forward(s->v, a->qkv, &hv, true);
+    lap(NORMS);
     attention_forward(s->att, s->lse, s->q, s->k, s->v, &hq, &hk);
+    lap(ATTENTION);
     memcpy(s->x_mid, s->x, N * C * sizeof(float));
-    matmul_forward(s->x_mid, s->att, w->o->w, N, HD, C, true);
+    linear_forward(s->x_mid, s->att, w->o, N, true);
+    lap(PROJECTIONS);
 }
 
 // Replaces dx (n, D), the gradient behind the norm of n heads, by the one before it; work (n, D).
@@ -1212,22 +1300,31 @@ static void head_norm_backward(float *dx, float *work, const Tensor *norm, const
 static void attention_block_backward(const Model *m, Acts *a, int l) {
     const Layer *w = &m->layer[l];
     LayerActs *s = &a->layer[l];
-    size_t N = a->N, C = m->C, HD = m->H * m->D, KVD = m->KV * m->D;
+    size_t N = a->N;
     Heads hq = heads_of(m, a, true, true), hk = heads_of(m, a, false, true);
     Heads hv = heads_of(m, a, false, false);
-    matmul_backward(a->datt, w->o->g, a->dx, s->att, w->o->w, N, HD, C, false);
+    linear_backward(a->datt, a->dx, s->att, w->o, N, false);
+    lap(PROJECTIONS);
     attention_backward(a->dq, a->dk, a->dv, a->datt, s->att, s->lse, s->q, s->k, s->v, &hq, &hk);
+    lap(ATTENTION);
     heads_backward(a->qkv, a->dv, &hv);
-    matmul_backward(a->dnorm, w->v->g, a->qkv, s->norm1, w->v->w, N, C, KVD, false);
+    lap(NORMS);
+    linear_backward(a->dnorm, a->qkv, s->norm1, w->v, N, false);
+    lap(PROJECTIONS);
     heads_backward(a->qkv, a->dq, &hq);
     if (w->q_norm)
         head_norm_backward(a->qkv, a->dq, w->q_norm, s->q_raw, s->q_rstd, N * m->H, m->D);
-    matmul_backward(a->dnorm, w->q->g, a->qkv, s->norm1, w->q->w, N, C, HD, true);
+    lap(NORMS);
+    linear_backward(a->dnorm, a->qkv, s->norm1, w->q, N, true);
+    lap(PROJECTIONS);
     heads_backward(a->qkv, a->dk, &hk);
     if (w->k_norm)
         head_norm_backward(a->qkv, a->dk, w->k_norm, s->k_raw, s->k_rstd, N * m->KV, m->D);
-    matmul_backward(a->dnorm, w->k->g, a->qkv, s->norm1, w->k->w, N, C, KVD, true);
-    rmsnorm_backward(a->dx, w->attn_norm->g, a->dnorm, s->x, w->attn_norm->w, s->rstd1, N, C);
+    lap(NORMS);
+    linear_backward(a->dnorm, a->qkv, s->norm1, w->k, N, true);
+    lap(PROJECTIONS);
+    rmsnorm_backward(a->dx, w->attn_norm->g, a->dnorm, s->x, w->attn_norm->w, s->rstd1, N, m->C);
+    lap(NORMS);
 }
 
 typedef struct { // the rows that one expert works on
@@ -1253,32 +1350,36 @@ static void ffn_block_forward(const Model *m, Acts *a, int l) {
     float *x_out = a->layer[l + 1].x;
     rmsnorm_forward(s->norm2, s->rstd2, s->x_mid, w->ffn_norm->w, N, C, m->c.rms_norm_eps);
     memcpy(x_out, s->x_mid, N * C * sizeof(float));
+    lap(NORMS);
     if (m->E) {
         double coef = m->c.router_aux_loss_coef * a->aux_share;
         r->N = N, r->E = m->E, r->K = m->K, r->renormalise = m->c.norm_topk_prob;
         r->group = m->c.seq_aux ? a->T : N;
         r->balance = m->c.seq_aux ? coef * m->E / (a->T * m->K) / a->B : coef * m->E / N;
-        router_forward(r, s->norm2, w->router->w, C);
+        router_forward(r, s->norm2, w->router);
         a->aux_loss += router_balance(r, NULL);
         #pragma omp parallel for num_threads(n_threads) if (N > 100)
         for (size_t i = 0; i < N * m->K; i++)
             memcpy(s->gathered + i * C, s->norm2 + r->token[i] * C, C * sizeof(float));
     }
+    lap(ROUTING);
     for (size_t e = 0; e < m->E + m->S; e++) {
         ExpertRows x = expert_rows(m, a, s, e);
         float *gate = s->gate + x.at * F, *up = s->up + x.at * F, *h = a->h + x.at * F;
-        matmul_forward(gate, x.x, w->expert[e].gate->w, x.n, C, F, false);
-        matmul_forward(up, x.x, w->expert[e].up->w, x.n, C, F, false);
+        linear_forward(gate, x.x, w->expert[e].gate, x.n, false);
+        linear_forward(up, x.x, w->expert[e].up, x.n, false);
         swiglu_forward(h, gate, up, x.n * F);
         float *y = e < m->E ? s->expert_out + x.at * C : x_out;
-        matmul_forward(y, h, w->expert[e].down->w, x.n, F, C, e >= m->E);
+        linear_forward(y, h, w->expert[e].down, x.n, e >= m->E);
     }
+    lap(EXPERTS);
     #pragma omp parallel for num_threads(n_threads) if (N > 100)
     for (size_t n = 0; n < N; n++)
         for (size_t k = 0; k < m->K; k++) {
             const float *y = s->expert_out + r->row[n * m->K + k] * C;
             for (size_t c = 0; c < C; c++) x_out[n * C + c] += r->weight[n * m->K + k] * y[c];
         }
+    lap(ROUTING);
 }
 
 // a->dx comes in as the gradient of x_out and goes out as that of x_mid. For the copy of token n in
@@ -1296,29 +1397,38 @@ static void ffn_block_backward(const Model *m, Acts *a, int l) {
         r->dweight[i] = dot(dx, s->expert_out + r->row[i] * C, C);
         for (size_t c = 0; c < C; c++) dy[c] = r->weight[i] * dx[c];
     }
+    lap(ROUTING);
     for (size_t e = 0; e < m->E + m->S; e++) {
         ExpertRows x = expert_rows(m, a, s, e);
         const Expert *p = &w->expert[e];
         bool routed = e < m->E;
         const float *dy = routed ? a->drows + x.at * C : a->dx;
         float *dx = routed ? a->dgathered + x.at * C : a->dnorm;
-        float *dh = a->dh + x.at * F, *h = a->h + x.at * F;
-        float *dgate = a->dgate + x.at * F, *dup = a->dup + x.at * F;
-        matmul(x.n, F, C, plain(dy, C), plain(p->down->w, F), dh, false);
-        swiglu_forward(h, s->gate + x.at * F, s->up + x.at * F, x.n * F); // h was not kept
-        swiglu_backward(dgate, dup, dh, s->gate + x.at * F, s->up + x.at * F, x.n * F);
-        matmul(C, F, x.n, transposed(dy, C), plain(h, F), p->down->g, true);
-        matmul_backward(dx, p->gate->g, dgate, x.x, p->gate->w, x.n, C, F, !routed);
-        matmul_backward(dx, p->up->g, dup, x.x, p->up->w, x.n, C, F, true);
+        const float *gate = s->gate + x.at * F, *up = s->up + x.at * F;
+        float *h = a->h + x.at * F, *dh = a->dh + x.at * F;
+        swiglu_forward(h, gate, up, x.n * F); // it was not kept
+        linear_backward(dh, dy, h, p->down, x.n, false);
+        float *dgate = h, *dup = dh; // h has done its work, and dh becomes dup
+        swiglu_backward(dgate, dh, gate, up, x.n * F);
+        linear_backward(dx, dgate, x.x, p->gate, x.n, !routed);
+        linear_backward(dx, dup, x.x, p->up, x.n, true);
     }
+    lap(EXPERTS);
     #pragma omp parallel for num_threads(n_threads) if (N > 100)
     for (size_t n = 0; n < N; n++)
         for (size_t k = 0; k < m->K; k++) {
             const float *dx = a->dgathered + r->row[n * m->K + k] * C;
             for (size_t c = 0; c < C; c++) a->dnorm[n * C + c] += dx[c];
         }
-    if (m->E) router_backward(a->dnorm, w->router->g, a->dscore, r, s->norm2, w->router->w, C);
+    if (m->E) router_backward(a->dnorm, a->dscore, r, s->norm2, w->router);
+    lap(ROUTING);
     rmsnorm_backward(a->dx, w->ffn_norm->g, a->dnorm, s->x_mid, w->ffn_norm->w, s->rstd2, N, C);
+    lap(NORMS);
+}
+
+static void block_forward(const Model *m, Acts *a, int l) {
+    attention_block_forward(m, a, l);
+    ffn_block_forward(m, a, l);
 }
 
 // ---- the whole model ----------------------------------------------------------------------------
@@ -1330,13 +1440,11 @@ static void model_forward(const Model *m, Acts *a, const int *ids, size_t B, siz
                           const int *start, const int *slot) {
     a->B = B, a->T = T, a->N = B * T, a->ids = ids, a->start = start, a->slot = slot;
     a->aux_loss = 0;
-    embedding_forward(a->layer[0].x, ids, m->embed->w, a->N, m->C);
-    for (int l = 0; l < (int)m->L; l++) {
-        attention_block_forward(m, a, l);
-        ffn_block_forward(m, a, l);
-    }
+    embedding_forward(a->layer[0].x, ids, m->embed, a->N);
+    for (int l = 0; l < (int)m->L; l++) block_forward(m, a, l);
     rmsnorm_forward(a->final_norm, a->final_rstd, a->layer[m->L].x, m->norm->w, a->N, m->C,
                     m->c.rms_norm_eps);
+    lap(NORMS);
 }
 
 // Logits for the rows a->out_row[0 .. n_out - 1] only: a row without a target costs nothing here,
@@ -1344,7 +1452,8 @@ static void model_forward(const Model *m, Acts *a, const int *ids, size_t B, siz
 static void head_forward(const Model *m, Acts *a) {
     for (int i = 0; i < a->n_out; i++)
         memcpy(a->out_norm + i * m->C, a->final_norm + a->out_row[i] * m->C, m->C * sizeof(float));
-    matmul_forward(a->logits, a->out_norm, m->embed->w, a->n_out, m->C, m->V, false);
+    linear_forward(a->logits, a->out_norm, m->embed, a->n_out, false);
+    lap(HEAD);
 }
 
 // The training forward: fills a->logp for every row n of ids (B, T) whose target[n] is not -1.
@@ -1364,8 +1473,8 @@ static void model_backward(const Model *m, Acts *a) {
     size_t C = m->C;
     logp_backward(a->logits, a->dlogp, a->lse, a->target, a->n_out, m->V);
     float *dout = a->out_norm; // (n_out, C)
-    matmul_backward(dout, m->embed->g, a->logits, a->out_norm, m->embed->w, a->n_out, C, m->V,
-                    false);
+    linear_backward(dout, a->logits, a->out_norm, m->embed, a->n_out, false);
+    lap(HEAD);
     memset(a->dnorm, 0, a->N * C * sizeof(float));
     for (int i = 0; i < a->n_out; i++)
         memcpy(a->dnorm + a->out_row[i] * C, dout + i * C, C * sizeof(float));
@@ -1373,10 +1482,12 @@ static void model_backward(const Model *m, Acts *a) {
     rmsnorm_backward(a->dx, m->norm->g, a->dnorm, a->layer[m->L].x, m->norm->w, a->final_rstd, a->N,
                      C);
     for (int l = (int)m->L - 1; l >= 0; l--) {
+        if (a->mode == RECOMPUTE) block_forward(m, a, l);
         ffn_block_backward(m, a, l);
         attention_block_backward(m, a, l);
     }
     embedding_backward(m->embed->g, a->ids, a->dx, a->N, C);
+    lap(NORMS);
 }
 
 // =================================================================================================
@@ -1460,9 +1571,9 @@ static void adamw_step(Model *m, const AdamW *o, double norm) {
 // =================================================================================================
 
 typedef struct {
-    const char *data, *held_out, *tokenizer, *preset, *model, *out, *prompt;
+    const char *data, *held_out, *tokenizer, *preset, *model, *out, *prompt, *weights;
     long steps, epochs, batch, seq, warmup, accumulate, seed, threads, eval_every, max_new_tokens;
-    long top_k, documents;
+    long top_k, documents, recompute;
     double lr, beta2, weight_decay, clip, temperature, top_p, repetition_penalty;
     Config set;        // fields of the configuration that an option gave,
     bool is_set[CONFIG_FIELDS]; // and which ones those are
@@ -1495,6 +1606,8 @@ static const struct Option {
     {"eval-every", "p", 'i', AT(eval_every), 0, 1e9, "steps between measurements; 0: a tenth"},
     {"seed", "rpgw", 'i', AT(seed), 0, 1e15, "the same seed gives the same bits"},
     {"threads", "rpgeiw", 'i', AT(threads), 1, 1024, "all cores when not said"},
+    {"recompute", "p", 'i', AT(recompute), 0, 1, "1: less memory for a quarter more work"},
+    {"weights", "ge", 's', AT(weights), 0, 0, "keep them as f32, bf16 or int8"},
     {"prompt", "g", 's', AT(prompt), 0, 0, "text to continue"},
     {"max-new-tokens", "g", 'i', AT(max_new_tokens), 1, 1 << 24, "longest answer"},
     {"temperature", "g", 'f', AT(temperature), 0, 100, "0: always the most probable token"},
@@ -1508,7 +1621,7 @@ enum { OPTIONS = sizeof option_table / sizeof *option_table };
 
 static Options default_options(void) {
     return (Options){.preset = "tiny", .epochs = 1, .batch = 8, .seq = 0, .lr = 0, .accumulate = 1,
-                     .beta2 = 0.95, .weight_decay = 0.1, .clip = 1, .seed = 1, .prompt = "",
+                     .beta2 = 0.95, .weight_decay = 0.1, .clip = 1, .seed = 1, .prompt = "", .weights = "f32",
                      .max_new_tokens = 256, .temperature = 0.85, .top_p = 0.85, .top_k = 50,
                      .repetition_penalty = 1, .documents = 30000};
 }
@@ -1679,9 +1792,9 @@ static float decode_float(uint64_t bits, int exponent_bits, int mantissa_bits) {
     return sign * ldexp(value, exponent - top / 2);
 }
 
-// Fills tensor t from bytes [from, to) of f, whose numbers are of type dtype.
-static void read_tensor(const Tensor *t, FILE *f, const char *dtype, size_t start, size_t from,
-                        size_t to, const char *path) {
+// Fills x, the numbers of tensor t, from bytes [from, to) of f, which are of type dtype.
+static void read_tensor(float *x, const Tensor *t, FILE *f, const char *dtype, size_t start,
+                        size_t from, size_t to, const char *path) {
     static const struct { const char *name; int bytes, exponent, mantissa; } types[] = {
         {"F64", 8, 11, 52}, {"F32", 4, 8, 23}, {"BF16", 2, 8, 7}, {"F16", 2, 5, 10}};
     size_t n = t->rows * t->cols, i = 0;
@@ -1691,7 +1804,7 @@ static void read_tensor(const Tensor *t, FILE *f, const char *dtype, size_t star
         die("%s: %s takes %zu bytes, not %zu", path, t->name, n * types[i].bytes, to - from);
     if (fseeko(f, (off_t)(start + from), SEEK_SET)) die("%s: cannot seek", path);
     if (!strcmp(dtype, own_dtype)) {
-        if (fread(t->w, sizeof(float), n, f) != n) die("%s: ends within %s", path, t->name);
+        if (fread(x, sizeof(float), n, f) != n) die("%s: ends within %s", path, t->name);
         return;
     }
     for (size_t j = 0; j < n; j++) {
@@ -1700,7 +1813,7 @@ static void read_tensor(const Tensor *t, FILE *f, const char *dtype, size_t star
         if (fread(b, 1, types[i].bytes, f) != (size_t)types[i].bytes)
             die("%s: ends within %s", path, t->name);
         for (int k = 0; k < types[i].bytes; k++) bits |= (uint64_t)b[k] << 8 * k;
-        t->w[j] = decode_float(bits, types[i].exponent, types[i].mantissa);
+        x[j] = decode_float(bits, types[i].exponent, types[i].mantissa);
     }
 }
 
@@ -1722,7 +1835,8 @@ static void weights_load(Model *m, const char *dir) {
     char *head = xcalloc(len + 1, 1);
     if (fread(head, 1, len, f) != len) die("%s: cannot be read", path);
     Json *j = json_parse_file(path, head, len);
-    for (const Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
+    float *whole = NULL; // a tensor before it is packed
+    for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
         const Json *e = json_get(j, t->name), *dtype = json_get(e, "dtype");
         const Json *shape = json_get(e, "shape"), *range = json_get(e, "data_offsets");
         const Json *from = range ? range->child : NULL, *to = from ? from->next : NULL;
@@ -1737,8 +1851,11 @@ static void weights_load(Model *m, const char *dir) {
                 last->number, t->rows, t->cols);
         if (!(from->number >= 0 && from->number <= to->number && to->number <= file_size - 8 - len))
             die("%s: %s lies outside the file, which is cut off or damaged", path, t->name);
-        read_tensor(t, f, dtype->s, 8 + len, from->number, to->number, path);
+        if (!t->w) whole = xrealloc(whole, t->rows * t->cols, sizeof *whole);
+        read_tensor(t->w ? t->w : whole, t, f, dtype->s, 8 + len, from->number, to->number, path);
+        if (!t->w) tensor_pack(t, whole);
     }
+    free(whole);
     for (const Json *e = j->child; e; e = e->next) {
         const Tensor *t = m->tensor;
         while (t < m->tensor + m->n_tensors && strcmp(t->name, e->key)) t++;
@@ -2109,7 +2226,7 @@ static Score train(Model *m, Tokenizer *tok, Data *d, const Options *o) {
     size_t rows = o->batch * o->accumulate, T = d->T, total = o->steps;
     for (long e = 0; e < o->epochs && !o->steps; e++)
         total += (epoch_windows(d, e) + rows - 1) / rows;
-    Acts *a = acts_new(m, true, o->batch * T, 0, 0);
+    Acts *a = acts_new(m, o->recompute ? RECOMPUTE : TRAINING, o->batch * T, 0, 0);
     Batch b = {.ids = xcalloc(rows * T, sizeof(int)), .target = xcalloc(rows * T, sizeof(int))};
     char path[4096];
     make_dir(o->out);
@@ -2307,7 +2424,7 @@ static Model *check_model(const char *name, const char *fields) {
     config_parse(&c, fields, name);
     config_complete(&c, name);
     Model *m = model_new(c);
-    model_allocate(m, true);
+    model_allocate(m, true, 32);
     for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++)
         for (size_t i = 0; i < t->rows * t->cols; i++)
             t->w[i] = (t->decay ? 0 : 1) + 0.4 * normal(fnv1a64(t->name), i);
@@ -2328,7 +2445,7 @@ static void check_gradients(Tally *tally, const char *name, const char *fields) 
         target[i] = splitmix64(i + 100) % 4 ? (int)(splitmix64(i + 200) % m->V) : -1;
         b.n_targets += target[i] >= 0;
     }
-    Acts *a = acts_new(m, true, B * T, 0, 0);
+    Acts *a = acts_new(m, TRAINING, B * T, 0, 0);
     loss_now(m, a, &b);
     model_backward(m, a);
     for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
@@ -2359,7 +2476,7 @@ static void check_gradients(Tally *tally, const char *name, const char *fields) 
 static void check_decoding(Tally *tally, const char *name, const char *fields) {
     enum { T = 9 };
     Model *m = check_model(name, fields);
-    Acts *full = acts_new(m, true, 2 * T, 0, 0), *a = acts_new(m, false, T, 2, T);
+    Acts *full = acts_new(m, TRAINING, 2 * T, 0, 0), *a = acts_new(m, INFERENCE, T, 2, T);
     int ids[2 * T], target[2 * T] = {0}, slot[2] = {1, 0}, done[2] = {4, 2};
     double worst = 0;
     for (int i = 0; i < 2 * T; i++) ids[i] = (int)(splitmix64(i) % m->V);
@@ -2659,7 +2776,7 @@ static void golden_generation(Golden *g, Model *m, const char *tag) {
     for (Tensor *t = m->tensor; r && t < m->tensor + m->n_tensors; t++)
         for (size_t i = 0; t->decay && t != m->embed && i < t->rows * t->cols; i++)
             t->w[i] *= scale;
-    Acts *a = acts_new(m, false, PROMPT, 1, PROMPT + NEW);
+    Acts *a = acts_new(m, INFERENCE, PROMPT, 1, PROMPT + NEW);
     for (int n = 0; r && n < NEW; n++) {
         if (n == 0) prefill(m, a, ids, PROMPT, 0);
         else prefill(m, a, ids + PROMPT + n - 1, 1, PROMPT + n - 1);
@@ -2700,10 +2817,10 @@ static void golden_language_model(Golden *g) {
         batch.n_targets += target[n] >= 0;
     }
     Model *m = model_new(c);
-    model_allocate(m, true);
+    model_allocate(m, true, 32);
     golden_weights(m, tag);
     golden_tensors(g, m, "param", false, 1e-7);
-    Acts *a = acts_new(m, true, N, 0, 0);
+    Acts *a = acts_new(m, TRAINING, N, 0, 0);
     golden_scalar(g, "n_targets", batch.n_targets, 1, 0);
     double gap = INFINITY;
     for (int step = 0; step <= 10; step++) {
@@ -3110,16 +3227,21 @@ static Config options_config(const Options *o, const Tokenizer *tok) {
     return c;
 }
 
-static Model *load_model(const char *dir, bool training) {
-    Model *m = model_new(config_load(dir));
-    model_allocate(m, training);
-    weights_load(m, dir);
+// A model to talk to or to measure, from --model, its weights kept as --weights says.
+static Model *load_model(const Options *o) {
+    Model *m = model_new(config_load(o->model));
+    int bits = !strcmp(o->weights, "f32") ? 32 : !strcmp(o->weights, "bf16") ? 16 :
+               !strcmp(o->weights, "int8") ? 8 : 0;
+    if (!bits || (bits < 32 && sizeof(float) == 8))
+        die("--weights %s: allowed are f32, bf16 and int8", o->weights);
+    model_allocate(m, false, bits);
+    weights_load(m, o->model);
     return m;
 }
 
 // What activations of this kind would take, in floats, without taking it.
-static size_t acts_size(const Model *m, bool training, size_t rows, size_t slots, size_t room) {
-    Acts a = {.training = training, .max_rows = rows, .n_slots = slots, .room = room};
+static size_t acts_size(const Model *m, enum Mode mode, size_t rows, size_t slots, size_t room) {
+    Acts a = {.mode = mode, .max_rows = rows, .n_slots = slots, .room = room};
     a.layer = xcalloc(m->L + 1, sizeof *a.layer);
     layout(m, &a);
     free(a.layer);
@@ -3151,11 +3273,11 @@ static void cmd_info(const Options *o) {
     printf("%-34s %.4g forward, %.4g in training (T = %zu)\n", "floating-point operations a token",
            flops, 3 * flops, T);
     printf("%-34s %zu bytes a token\n", "KV cache", 2 * m->L * m->KV * m->D * sizeof(float));
-    size_t train = 4 * m->n_params + acts_size(m, true, rows, 0, 0);
+    size_t train = 4 * m->n_params + acts_size(m, TRAINING, rows, 0, 0);
     printf("%-34s %.1f MB = 4 x %.1f (weights, gradients, AdamW) + %.1f (activations, %ld x %zu)\n",
            "memory to train", train / MB, m->n_params / MB, (train - 4 * m->n_params) / MB, o->batch,
            T);
-    size_t infer = acts_size(m, false, min_size(room, 512), 1, room);
+    size_t infer = acts_size(m, INFERENCE, min_size(room, 512), 1, room);
     printf("%-34s %.1f MB = %.1f (weights) + %.1f (KV cache and activations, %zu positions)\n",
            "memory to generate", (m->n_params + infer) / MB, m->n_params / MB, infer / MB, room);
 }
@@ -3173,9 +3295,9 @@ static Score pretrain(Options o) {
     Model *m = model_new(c);
     double MB = 1e6 / sizeof(float);
     fprintf(stderr, "%zu parameters; %.0f MB for weights, gradients and AdamW, %.0f MB for "
-            "activations\n", m->n_params, 4 * m->n_params / MB, acts_size(m, true, o.batch * o.seq, 0, 0) / MB);
+            "activations\n", m->n_params, 4 * m->n_params / MB, acts_size(m, TRAINING, o.batch * o.seq, 0, 0) / MB);
     Data *d = data_open(&o, tok, o.seq);
-    model_allocate(m, true);
+    model_allocate(m, true, 32);
     if (o.model) weights_load(m, o.model);
     else model_init(m, o.seed);
     Score s = train(m, tok, d, &o);
@@ -3199,7 +3321,7 @@ static size_t generate(const Model *m, Tokenizer *tok, const Options *o) {
     if (prompt >= context)
         die("generate: the prompt has %zu tokens, the context %zu", prompt, context);
     size_t room = min_size(context, prompt + o->max_new_tokens);
-    Acts *a = acts_new(m, false, min_size(prompt, 512), 1, room);
+    Acts *a = acts_new(m, INFERENCE, min_size(prompt, 512), 1, room);
     Sampling how = {o->temperature, o->top_p, o->repetition_penalty, (int)o->top_k};
     fputs(o->prompt, stdout);
     prefill(m, a, ids.id, prompt, 0);
@@ -3230,7 +3352,7 @@ static size_t generate(const Model *m, Tokenizer *tok, const Options *o) {
 static void cmd_generate(const Options *o) {
     if (!o->model) die("generate: --model is missing: a checkpoint folder");
     Tokenizer *tok = tokenizer_load(o->model);
-    Model *m = load_model(o->model, false);
+    Model *m = load_model(o);
     if (m->c.vocab_size < tok->vocab_size) die("%s: the tokenizer has %d tokens, the model only %d",
                                                o->model, tok->vocab_size, m->c.vocab_size);
     double start = seconds();
@@ -3243,7 +3365,7 @@ static void cmd_generate(const Options *o) {
 static void cmd_eval(const Options *o) {
     if (!o->model || !o->data) die("eval: --model DIR and --data FILE are needed");
     Tokenizer *tok = tokenizer_load(o->model);
-    Model *m = load_model(o->model, false);
+    Model *m = load_model(o);
     CacheHead head = {0};
     Builder b = {.tok = tok, .head = &head};
     add_files(&b, o->data, 2);
@@ -3252,7 +3374,7 @@ static void cmd_eval(const Options *o) {
     for (size_t i = 0, from = 0; i < head.n_documents; from = b.document[i++].end)
         rows = b.document[i].end - from > rows ? b.document[i].end - from : rows;
     rows = min_size(context, rows > 1024 ? rows : 1024);
-    Acts *a = acts_new(m, false, rows, rows, 0);
+    Acts *a = acts_new(m, INFERENCE, rows, rows, 0);
     Score s = {0};
     evaluate(m, a, b.held.id, b.document, head.n_documents, context, &s);
     double loss = s.nats / s.tokens;
@@ -3313,7 +3435,7 @@ static Tokenizer *train_tokenizer(const char *path, int vocab_size) {
 static void show_samples(Options o, Tokenizer *tok, bool fresh) {
     static const char *const prompts[] = {"This is Anna.", "One day", "你认识", "Add 47+85:\n"};
     Model *m = model_new(fresh ? options_config(&o, tok) : config_load(o.out));
-    model_allocate(m, false);
+    model_allocate(m, false, 32);
     if (fresh) model_init(m, o.seed);
     else weights_load(m, o.out);
     o.max_new_tokens = 60;
