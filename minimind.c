@@ -30,30 +30,39 @@
 //     B  sequences in a batch     H   query heads             F  inner width of a feed-forward
 //     T  tokens in a sequence     KV  key/value heads         E  routed experts
 //     N  rows, B * T              G   H / KV, queries a key   K  experts a token
-//     C  hidden size              D   head_dim                V  vocabulary size, L layers
+//     C  hidden size              D   head_dim                S  experts every token visits
+//                                 L   layers                  V  vocabulary size
 //
 // THE CONVENTIONS, stated once:
 //   - Arrays are row-major; a shape in a comment lists the slowest index first.
 //   - A weight is (out, in), as in PyTorch: y = x W^T.
 //   - dx means d loss / d x. Weight gradients are added to (+=): what zeroes them is the optimiser
 //     step. Every other gradient says at its function whether it is added or overwritten.
-//   - RoPE turns component i together with component i + D/2 ("half split", as Llama's weights).
-//   - Labels are shifted in exactly one place: data_fill() sets target[t] = ids[t + 1].
-//   - The forward pass ends in logp, the log-probability of each target. An objective is a
-//     function of logp alone; it returns the loss and fills dlogp, where the backward pass starts.
+//   - RoPE turns component i together with component i + D/2 ("half split", as in Hugging Face's
+//     Llama; Meta's own weights are interleaved).
+//   - Labels are shifted in exactly one place: shift() sets target[t] = ids[t + 1].
+//   - The forward pass ends in logp, the log-probability of each target, one number for each row
+//     that has one. An objective is a function of logp alone; it returns the loss and fills dlogp,
+//     where the backward pass starts.
 //   - The same seed gives the same bits on the same machine, whatever the number of threads: every
 //     output has one owner, and no sum depends on how the work was split.
+//
+// In the chapter on the matrix product M, N and K are the sizes of a product instead.
 //
 // THE CONTENTS. Search for "// ====" to walk through the chapters; main() at the end lists the
 // commands. tokenizer.c holds the text layer: helpers, JSON, byte-pair encoding.
 
 #define MINIMIND
 #include "tokenizer.c"
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
 #include <stddef.h>
 #include <time.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 // A compiler without OpenMP need not mention that it skips the "#pragma omp" lines.
 #pragma GCC diagnostic ignored "-Wunknown-pragmas"
@@ -70,6 +79,7 @@ static void lap(enum Part part) {
 }
 
 static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
+static double worse(double a, double b) { return b <= a ? a : b; } // unlike fmax, keeps a NaN
 static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
 // =================================================================================================
@@ -115,7 +125,8 @@ enum { VECTOR = 16, MR = 4 };
 #endif
 typedef float Lanes __attribute__((vector_size(VECTOR)));
 enum { LANES = VECTOR / sizeof(float), NR = 2 * LANES };
-enum { MC = 96, KC = 256, NC = 960, THIN = 8 };
+enum { MC = 96, KC = 256, NC = 960 }; // of the blocks; whole panels fit into them
+enum { THIN = 8 };                    // with fewer rows than this, packing does not pay
 
 // A matrix to be read: element (i, j) stands at at[i * row + j * col].
 typedef struct {
@@ -144,7 +155,7 @@ static float dot(const float *a, const float *b, size_t n) {
 }
 
 // Copies rows x K of v into panels of R rows, each stored (K, R); a last narrow panel is filled up
-// with zeros, so that the inner loop never has to ask how wide it is.
+// with zeros, so that the inner loop never has to ask how wide it is. Every call has a constant R.
 static inline void pack(float *to, View v, size_t rows, size_t K, const size_t R) {
     for (size_t i0 = 0; i0 < rows; i0 += R, to += R * K) {
         size_t n = min_size(R, rows - i0);
@@ -156,8 +167,9 @@ static inline void pack(float *to, View v, size_t rows, size_t K, const size_t R
     }
 }
 
-// The whole arithmetic: c (rows, cols), a block of at most MR x NR numbers in rows ldc apart, = a
-// (MR, K) times the panel b (K, NR), or += with add.
+// The whole arithmetic: c (rows, cols), its rows ldc apart, = a (MR, K) times the panel b (K, NR),
+// or += with add. All MR x NR numbers are computed; the rows <= MR and cols <= NR that exist are
+// stored.
 static void multiply_panels(float *c, size_t ldc, size_t rows, size_t cols, View a, const float *b,
                             size_t K, bool add) {
     Lanes acc[MR][2] = {{{0}}};
@@ -247,8 +259,7 @@ static void matmul(size_t M, size_t N, size_t K, View a, View b, float *c, bool 
 // second from the first. What a backward pass needs beyond its inputs, the forward pass keeps.
 // =================================================================================================
 
-// Memory that a thread uses between two loops and nobody else sees; at least n floats, kept until
-// the program ends.
+// Work space of the calling thread: at least n floats, good until it calls scratch() again.
 static float *scratch(size_t n) {
     static _Thread_local float *memory;
     static _Thread_local size_t size;
@@ -325,7 +336,7 @@ static void softmax_row(float *y, const float *x, size_t n) {
     for (size_t i = 0; i < n; i++) y[i] /= sum;
 }
 
-// ---- the linear layer ----------------------------------------------------------------------------
+// ---- the linear layer ---------------------------------------------------------------------------
 
 typedef struct { // a parameter of the model
     char name[80];        // as in MiniMind's and Qwen3's files
@@ -345,7 +356,8 @@ enum { BLOCK = 32 };
 static void tensor_row(float *to, const Tensor *w, size_t row) {
     size_t at = row * w->cols;
     if (w->bf16)
-        for (size_t i = 0; i < w->cols; i++) to[i] = float_of((int32_t)((uint32_t)w->bf16[at + i] << 16));
+        for (size_t i = 0; i < w->cols; i++)
+            to[i] = float_of((int32_t)((uint32_t)w->bf16[at + i] << 16));
     else if (w->int8)
         for (size_t b = 0; b < w->cols / BLOCK; b++, at += BLOCK, to += BLOCK)
             for (size_t i = 0; i < BLOCK; i++) to[i] = w->int8[at + i] * w->scale[at / BLOCK];
@@ -372,8 +384,8 @@ static void linear_forward(float *y, const float *x, const Tensor *w, size_t n, 
 // y = x w^T, so dx = dy w and dw = dy^T x:
 //     y[n][o] = sum_i x[n][i] w[o][i]   gives   dx[n][i] = sum_o dy[n][o] w[o][i]
 //                                       and     dw[o][i] = sum_n dy[n][o] x[n][i]
-// dw (out, in) is added to; dx (n, in) is overwritten, or added to with add. It comes last, so that
-// it may be written over x.
+// dw (out, in) is added to; dx (n, in) is overwritten, or added to with add. It is computed last,
+// so that dx may be x.
 static void linear_backward(float *dx, const float *dy, const float *x, const Tensor *w, size_t n,
                             bool add) {
     size_t in = w->cols, out = w->rows;
@@ -538,7 +550,8 @@ static size_t attention_tiles(const Heads *q) {
     return (q->T + step - 1) / step;
 }
 
-// Row r of a tile is query t0 + r / G; the keys 0 .. its position are visible.
+// Row r of a tile is query t0 + r / G, whose position is x.keys - x.n + r / G; it sees the keys
+// from 0 up to its own.
 static size_t visible_keys(const Heads *q, Tile x, size_t r) { return x.keys - x.n + 1 + r / q->G; }
 
 // Copies the tile's rows between (B, T, H, D), where the heads of a token lie together, and a
@@ -587,6 +600,7 @@ static void attention_forward(float *out, float *lse, const float *q, const floa
 //     ds[j] = p[j] (dp[j] - sum_i p[i] dp[i])  and the sum is  sum_i p[i] (do . v_i) = do . o,
 // one dot product a row where a double loop over i and j seemed to be needed.
 //     s[j] = scale q . k_j  gives  dq = scale sum_j ds[j] k_j  and  dk_j += scale ds[j] q
+// where the code multiplies ds by scale at once.
 // dq, dk, dv have the layouts of q, k, v and are overwritten. A thread owns a key/value head of a
 // sequence: dk and dv collect from all of its query rows, tile after tile.
 static void attention_backward(float *dq, float *dk, float *dv, float *dout, float *out,
@@ -704,8 +718,9 @@ static void router_forward(Routing *r, const float *x, const Tensor *w) {
 
 // The loss that keeps experts equally busy (Switch Transformer, Fedus et al. 2021). Over a group of
 // tokens, n_e counts those that chose expert e (a constant for the gradient: counting has none) and
-// P_e is the mean of p_e:   loss = balance * sum_e n_e P_e,  hence  dp_e = balance n_e / group.
-// It is least when the load is even. Returns the loss; adds to dprob (N, E) unless that is NULL.
+// P_e is the mean of p_e:   loss = balance * sum_e n_e P_e,  hence  dp_e = balance n_e / group:
+// the busier an expert, the harder its probability is pushed down, which evens the load.
+// Returns the loss; adds to dprob (N, E) unless that is NULL.
 static double router_balance(const Routing *r, float *dprob) {
     double loss = 0;
     for (size_t n0 = 0; n0 < r->N; n0 += r->group)
@@ -724,11 +739,13 @@ static double router_balance(const Routing *r, float *dprob) {
 }
 
 // Given dweight, the gradients of the K weights of each token, back to the router.
-//   raw:           weight_k = p_k,          dp_k = dw_k
-//   renormalised:  weight_k = p_k / s, s = sum_j p_j, so dweight_j/dp_k = ((j = k) - weight_j) / s
-//                  and dp_k = (dw_k - sum_j weight_j dw_j) / s. For K = 1 that is (dw - 1 dw) / s,
-//                  exactly nothing: such a router learns from the balance loss only.
-// then the softmax, as in attention: dscore_e = p_e (dp_e - sum_i p_i dp_i).
+//   raw:           weight_k = p_k, so dp_k = dweight_k
+//   renormalised:  weight_k = p_k / s with s = sum_j p_j. The derivative of weight_j by p_k is
+//                  ((1 if j = k, else 0) - weight_j) / s, and so
+//                  dp_k = (dweight_k - sum_j weight_j dweight_j) / s.  For K = 1 that is
+//                  (dweight - 1 dweight) / s, exactly nothing: only the balance loss teaches it.
+// This is added to what the balance loss leaves in dp. Then the softmax, as in attention:
+//     dscore_e = p_e (dp_e - sum_i p_i dp_i)
 // dx (N, C) and w's gradient are added to; dscore (N, E) is work space.
 static void router_backward(float *dx, float *dscore, const Routing *r, const float *x,
                             const Tensor *w) {
@@ -912,7 +929,8 @@ static Config config_preset(const char *name) {
 // Derives what was not said and refuses what does not fit together.
 static void config_complete(Config *c, const char *where) {
     int C = c->hidden_size, H = c->num_attention_heads;
-    if (c->head_dim < 0 && C % H) die("%s: hidden_size %d, not a multiple of %d heads", where, C, H);
+    if (c->head_dim < 0 && C % H)
+        die("%s: hidden_size %d is no multiple of %d heads", where, C, H);
     if (c->head_dim < 0) c->head_dim = C / H;
     if (c->head_dim < 2 || c->head_dim % 2)
         die("%s: head_dim is %d; RoPE needs an even number", where, c->head_dim);
@@ -1045,7 +1063,8 @@ static void model_allocate(Model *m, bool training, int bits) {
 }
 
 // Stores floats x (rows, cols) as t keeps them. bf16 is a float without its lower 16 bits, rounded
-// to the nearest; of a block of int8 the largest becomes 127, and nobody's error exceeds 1/254 of it.
+// to the nearest; of a block of int8 the largest becomes 127, and nobody's error exceeds 1/254 of
+// it.
 static void tensor_pack(Tensor *t, const float *x) {
     size_t n = t->rows * t->cols;
     if (t->w) memcpy(t->w, x, n * sizeof *x);
@@ -1119,7 +1138,7 @@ typedef struct { // what the forward pass of one layer keeps for its backward pa
 
 typedef struct {
     size_t B, T, N;         // of the call at hand; memory is there for max_rows rows
-    size_t max_rows, room;  // room: positions that k and v hold a sequence; 0 means T (training)
+    size_t max_rows, room;  // room: positions a sequence has in the KV cache; 0: no cache, only T
     size_t n_slots;         // sequences in the KV cache
     enum Mode { INFERENCE, TRAINING, RECOMPUTE } mode;
     const int *ids;         // (N) tokens of the call at hand
@@ -1170,8 +1189,8 @@ static void layout_layer(const Model *m, Acts *a, LayerActs *s) {
 // Everything that a pass over max_rows rows needs, in one block; called twice, once to count. In
 // training every layer keeps its own. With RECOMPUTE a layer keeps its input x alone, and what else
 // its backward pass needs is computed again when that gets there, in memory that all layers share:
-// a quarter more work for a fraction of the memory. In inference not even x is kept. What stays then
-// is k and v of every layer, and with room for a whole context that is the KV cache.
+// a quarter more work for a fraction of the memory. In inference not even x is kept. What stays
+// then is k and v of every layer, and with room for a whole context that is the KV cache.
 static void layout(const Model *m, Acts *a) {
     size_t N = a->max_rows, C = m->C, KVD = m->KV * m->D, rows = N * (m->K + m->S), D2 = m->D / 2;
     size_t positions = a->room ? a->room : N;
@@ -1190,7 +1209,7 @@ static void layout(const Model *m, Acts *a) {
     a->final_norm = take(a, N * C), a->final_rstd = take(a, N);
     a->out_row = take_ints(a, N), a->target = take_ints(a, N);
     a->out_norm = take(a, N * C);
-    size_t n_logits = a->mode != INFERENCE ? N : a->n_slots; // inference asks for one row a sequence
+    size_t n_logits = a->mode == INFERENCE ? a->n_slots : N; // inference: one row a sequence
     a->logits = take(a, n_logits * m->V), a->lse = take(a, N);
     a->logp = take(a, N), a->dlogp = take(a, N);
     a->qkv = take(a, N * m->H * m->D), a->h = take(a, rows * m->F);
@@ -1448,7 +1467,7 @@ static void model_forward(const Model *m, Acts *a, const int *ids, size_t B, siz
 }
 
 // Logits for the rows a->out_row[0 .. n_out - 1] only: a row without a target costs nothing here,
-// and decoding wants the last position alone. The output matrix is the embedding: logits = x E^T.
+// and decoding wants the last position alone. The output matrix is the embedding.
 static void head_forward(const Model *m, Acts *a) {
     for (int i = 0; i < a->n_out; i++)
         memcpy(a->out_norm + i * m->C, a->final_norm + a->out_row[i] * m->C, m->C * sizeof(float));
@@ -1456,7 +1475,8 @@ static void head_forward(const Model *m, Acts *a) {
     lap(HEAD);
 }
 
-// The training forward: fills a->logp for every row n of ids (B, T) whose target[n] is not -1.
+// The training forward. Only rows of ids (B, T) whose target is not -1 count: a->logp[i], i <
+// n_out, is the log-probability of the target of row a->out_row[i].
 static void logp_of(const Model *m, Acts *a, const int *ids, const int *target, size_t B,
                     size_t T) {
     model_forward(m, a, ids, B, T, NULL, NULL);
@@ -1544,7 +1564,7 @@ static double gradient_norm(const Model *m) {
     return sqrt(total);
 }
 
-// AdamW (Loshchilov and Hutter 2019), after scaling all gradients by min(1, clip / norm):
+// AdamW (Loshchilov and Hutter 2019), after scaling all gradients by min(1, clip / (norm + 1e-6)):
 //     w -= lr decay w;   m = b1 m + (1 - b1) g;   v = b2 v + (1 - b2) g^2
 //     w -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 // Clears the gradients on the way.
@@ -1595,9 +1615,9 @@ static const struct Option {
     {"out", "pw", 's', AT(out), 0, 0, "folder for what the command makes"},
     {"steps", "p", 'i', AT(steps), 0, 1e9, "optimiser steps; 0: as many as --epochs take"},
     {"epochs", "p", 'i', AT(epochs), 1, 1e6, "passes over the data"},
-    {"batch", "pie", 'i', AT(batch), 1, 1e6, "sequences in memory at a time"},
+    {"batch", "pi", 'i', AT(batch), 1, 1e6, "sequences in memory at a time"},
     {"seq", "pi", 'i', AT(seq), 1, 1 << 24, "tokens in a sequence"},
-    {"lr", "p", 'f', AT(lr), 0, 10, "highest learning rate"},
+    {"lr", "p", 'f', AT(lr), 0, 10, "highest learning rate; 2e-3 when not said"},
     {"warmup", "p", 'i', AT(warmup), 0, 1e9, "steps in which the rate rises to it"},
     {"accumulate", "p", 'i', AT(accumulate), 1, 1e6, "batches that make one optimiser step"},
     {"beta2", "p", 'f', AT(beta2), 0, 0.999999, "AdamW's memory of squared gradients"},
@@ -1620,8 +1640,9 @@ static const struct Option {
 enum { OPTIONS = sizeof option_table / sizeof *option_table };
 
 static Options default_options(void) {
-    return (Options){.preset = "tiny", .epochs = 1, .batch = 8, .seq = 0, .lr = 0, .accumulate = 1,
-                     .beta2 = 0.95, .weight_decay = 0.1, .clip = 1, .seed = 1, .prompt = "", .weights = "f32",
+    return (Options){.preset = "tiny", .epochs = 1, .batch = 8, .seq = 0, .lr = -1, .accumulate = 1,
+                     .beta2 = 0.95, .weight_decay = 0.1, .clip = 1, .seed = 1, .prompt = "",
+                     .weights = "f32",
                      .max_new_tokens = 256, .temperature = 0.85, .top_p = 0.85, .top_k = 50,
                      .repetition_penalty = 1, .documents = 30000};
 }
@@ -1645,6 +1666,7 @@ static void parse_options(Options *o, int argc, char **argv, char letter) {
         while (p < option_table + OPTIONS &&
                (strcmp(p->name, name) || !strchr(p->commands, letter))) p++;
         const struct Field *f = strchr("pi", letter) ? config_find(name, false) : NULL;
+        if (f == config_field && letter == 'p') die("--%s: the tokenizer decides it", name);
         if (p == option_table + OPTIONS && !f)
             die("--%s: this command has no such option; see minimind help", name);
         if (i + 1 >= argc) die("--%s: its value is missing", name);
@@ -1655,9 +1677,10 @@ static void parse_options(Options *o, int argc, char **argv, char letter) {
             continue;
         }
         char *at = (char *)o + p->offset;
-        double x = p->kind == 's' ? 0 : parse_number(name, value, p->least, p->most, p->kind == 'i');
-        if (p->kind == 's') *(const char **)at = value;
-        else if (p->kind == 'i') *(long *)at = (long)x;
+        bool text = p->kind == 's', whole = p->kind == 'i';
+        double x = text ? 0 : parse_number(name, value, p->least, p->most, whole);
+        if (text) *(const char **)at = value;
+        else if (whole) *(long *)at = (long)x;
         else *(double *)at = x;
     }
     if (o->threads) n_threads = (int)o->threads;
@@ -1673,7 +1696,6 @@ static void parse_options(Options *o, int argc, char **argv, char letter) {
 
 static void config_save(const Config *c, const Tokenizer *tok, const char *dir) {
     Text t = {0};
-    char path[4096];
     // The architecture of other libraries that computes the same thing, if there is one.
     const char *type = !c->qk_norm && !c->use_moe ? "llama" : !c->qk_norm || c->n_shared_experts
                      ? "minimind" : c->use_moe ? "qwen3_moe" : "qwen3";
@@ -1697,14 +1719,12 @@ static void config_save(const Config *c, const Tokenizer *tok, const char *dir) 
         else if (!strncmp(f->name, "yarn", 4))
             text_printf(&t, ", \"%s\": %.17g", f->alias, config_get(c, f));
     text_printf(&t, "%s\n}\n", c->yarn ? "}" : "");
-    snprintf(path, sizeof path, "%s/config.json", dir);
-    write_file(path, t.s, t.len);
+    write_file(dir, "config.json", &t);
     t.len = 0;
     text_printf(&t, "{\n  \"bos_token_id\": %d,\n  \"eos_token_id\": %d,\n  \"pad_token_id\": %d,\n"
                 "  \"do_sample\": true,\n  \"temperature\": 0.85,\n  \"top_p\": 0.85,\n"
                 "  \"top_k\": 50\n}\n", tok->bos, tok->eos, tok->pad);
-    snprintf(path, sizeof path, "%s/generation_config.json", dir);
-    write_file(path, t.s, t.len);
+    write_file(dir, "generation_config.json", &t);
     free(t.s);
 }
 
@@ -1721,9 +1741,8 @@ static void read_field(Config *c, const struct Field *f, const Json *j, const ch
 
 // Reads config.json of MiniMind, MiniMind2, Qwen3, Qwen3-MoE or Llama.
 static Config config_load(const char *dir) {
-    char path[4096];
+    char *path = format("%s/config.json", dir);
     size_t len;
-    snprintf(path, sizeof path, "%s/config.json", dir);
     char *text = read_file(path, &len);
     Json *j = json_parse_file(path, text, len);
     Config c = config_preset("minimind3");
@@ -1749,8 +1768,8 @@ static Config config_load(const char *dir) {
     if (act && act->type == JSON_STRING && strcmp(act->s, "silu"))
         die("%s: hidden_act is %s; only silu is known here", path, act->s);
     json_free(j);
-    free(text);
     config_complete(&c, path);
+    free(text), free(path);
     return c;
 }
 
@@ -1759,9 +1778,6 @@ static const char *const own_dtype = sizeof(float) == 8 ? "F64" : "F32";
 // safetensors: eight bytes of header length, a JSON header {name: {dtype, shape, data_offsets}},
 // the numbers. Streamed to disk: the model is not copied in memory.
 static void weights_save(const Model *m, const char *dir) {
-    char path[4096], temporary[4100];
-    snprintf(path, sizeof path, "%s/model.safetensors", dir);
-    snprintf(temporary, sizeof temporary, "%s.tmp", path);
     Text head = {0};
     text_printf(&head, "{\"__metadata__\":{\"format\":\"pt\"}");
     for (const Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
@@ -1774,10 +1790,11 @@ static void weights_save(const Model *m, const char *dir) {
     while (head.len % 8) text_append(&head, " ", 1);
     unsigned char size[8];
     for (int i = 0; i < 8; i++) size[i] = (uint64_t)head.len >> 8 * i;
-    FILE *f = open_file(temporary, "wb");
-    bool ok = fwrite(size, 1, 8, f) == 8 && fwrite(head.s, 1, head.len, f) == head.len &&
-              fwrite(m->params, sizeof(float), m->n_params, f) == m->n_params;
-    if (fclose(f) || !ok || rename(temporary, path)) die("%s: cannot be written; disk full?", path);
+    NewFile file = new_file(dir, "model.safetensors");
+    fwrite(size, 1, 8, file.f);
+    fwrite(head.s, 1, head.len, file.f);
+    fwrite(m->params, sizeof(float), m->n_params, file.f);
+    new_file_done(&file);
     free(head.s);
 }
 
@@ -1807,23 +1824,23 @@ static void read_tensor(float *x, const Tensor *t, FILE *f, const char *dtype, s
         if (fread(x, sizeof(float), n, f) != n) die("%s: ends within %s", path, t->name);
         return;
     }
+    unsigned char *b = xcalloc(n, types[i].bytes);
+    if (fread(b, types[i].bytes, n, f) != n) die("%s: ends within %s", path, t->name);
     for (size_t j = 0; j < n; j++) {
-        unsigned char b[8];
         uint64_t bits = 0;
-        if (fread(b, 1, types[i].bytes, f) != (size_t)types[i].bytes)
-            die("%s: ends within %s", path, t->name);
-        for (int k = 0; k < types[i].bytes; k++) bits |= (uint64_t)b[k] << 8 * k;
+        for (int k = 0; k < types[i].bytes; k++)
+            bits |= (uint64_t)b[j * types[i].bytes + k] << 8 * k;
         x[j] = decode_float(bits, types[i].exponent, types[i].mantissa);
     }
+    free(b);
 }
 
 // Loads the weights of an allocated model. Every tensor of the table must be there with its shape;
 // a tensor that is not in the table is refused, except lm_head.weight, the tied embedding again.
 static void weights_load(Model *m, const char *dir) {
-    char path[4096];
+    char *path = format("%s/model.safetensors", dir);
     unsigned char size[8];
     uint64_t len = 0;
-    snprintf(path, sizeof path, "%s/model.safetensors", dir);
     FILE *f = open_file(path, "rb");
     if (fseeko(f, 0, SEEK_END)) die("%s: cannot seek", path);
     uint64_t file_size = (uint64_t)ftello(f);
@@ -1865,11 +1882,10 @@ static void weights_load(Model *m, const char *dir) {
     }
     fclose(f);
     json_free(j);
-    free(head);
+    free(head), free(path);
 }
 
 static void checkpoint_save(const Model *m, const Tokenizer *tok, const char *dir) {
-    make_dir(dir);
     tokenizer_save(tok, dir);
     config_save(&m->c, tok, dir);
     weights_save(m, dir);
@@ -1906,7 +1922,7 @@ typedef struct {
     uint64_t seed;
 } Data;
 
-enum { HOLD_OUT_EVERY = 50, TEXT_BLOCK = 4096 };
+enum { HOLD_OUT_EVERY = 50, TEXT_BLOCK = 4096, CACHE_VERSION = 1 };
 
 static void write_ids(FILE *f, const int *id, size_t n, size_t id_bytes) {
     for (size_t i = 0; i < n; i++) {
@@ -1931,33 +1947,28 @@ typedef struct { // what tokenising a file adds to
     Tokenizer *tok;
     FILE *out;
     CacheHead *head;
-    Ids held;
+    Ids ids, held; // of the document at hand; of all that are held out
     Document *document;
     size_t seen; // documents so far
 } Builder;
 
-// Tokenises one document, or one stretch of a plain text, and puts it where it belongs.
-static void add_document(Builder *b, const char *s, size_t n, bool begins, bool ends, bool hold_out,
-                         double floor) {
-    Ids ids = {0};
-    int *bos = b->tok->bos >= 0 && (begins || hold_out) ? &b->tok->bos : NULL;
-    int *eos = b->tok->eos >= 0 && (ends || hold_out) ? &b->tok->eos : NULL;
-    tokenizer_encode(b->tok, s, n, true, &ids);
+// Tokenises one document, or one stretch of a plain text, and puts it where it belongs. A stretch
+// that is held out is a document of its own.
+static void add_document(Builder *b, const char *s, size_t n, bool begins, bool ends,
+                         bool hold_out, double floor) {
+    CacheHead *h = b->head;
+    Ids *ids = hold_out ? &b->held : &b->ids;
+    if (!hold_out) ids->n = 0;
+    if (b->tok->bos >= 0 && (begins || hold_out)) ids_push(ids, b->tok->bos);
+    tokenizer_encode(b->tok, s, n, true, ids);
+    if (b->tok->eos >= 0 && (ends || hold_out)) ids_push(ids, b->tok->eos);
     if (hold_out) {
-        CacheHead *h = b->head;
-        b->held.id = xrealloc(b->held.id, h->n_held + ids.n + 2, sizeof(int));
-        if (bos) b->held.id[h->n_held++] = *bos;
-        memcpy(b->held.id + h->n_held, ids.id, ids.n * sizeof(int)), h->n_held += ids.n;
-        if (eos) b->held.id[h->n_held++] = *eos;
         b->document = xrealloc(b->document, h->n_documents + 1, sizeof *b->document);
-        b->document[h->n_documents++] = (Document){h->n_held, n, floor};
+        b->document[h->n_documents++] = (Document){h->n_held = ids->n, n, floor};
     } else {
-        if (bos) write_ids(b->out, bos, 1, b->head->id_bytes);
-        write_ids(b->out, ids.id, ids.n, b->head->id_bytes);
-        if (eos) write_ids(b->out, eos, 1, b->head->id_bytes);
-        b->head->n_train += ids.n + (bos != NULL) + (eos != NULL);
+        write_ids(b->out, ids->id, ids->n, h->id_bytes);
+        h->n_train += ids->n;
     }
-    free(ids.id);
 }
 
 // All documents of a file; hold_out: 0 none, 1 every 50th, 2 all.
@@ -1975,10 +1986,11 @@ static void add_file(Builder *b, const char *path, int hold_out) {
             b->seen++;
             continue;
         }
+        if (block.len >= TEXT_BLOCK) { // only now: the last stretch has to know that it ends
+            add_document(b, block.s, block.len, first, false, out, NAN);
+            b->seen++, block.len = 0, first = false;
+        }
         text_append(&block, r.line, r.len);
-        if (block.len < TEXT_BLOCK) continue;
-        add_document(b, block.s, block.len, first, false, out, NAN);
-        b->seen++, block.len = 0, first = false;
     }
     if (block.len) add_document(b, block.s, block.len, first, true, hold_out == 2, NAN), b->seen++;
     free(block.s);
@@ -1993,15 +2005,17 @@ static void add_files(Builder *b, const char *list, int hold_out) {
     free(names);
 }
 
-// FNV-1a over eight bytes at a time of every file in a list.
+// A hash of the contents of every file in a list.
 static uint64_t hash_files(uint64_t h, const char *list) {
     char *names = strdup(list);
     for (char *path = strtok(names, ","); path; path = strtok(NULL, ",")) {
         FILE *f = open_file(path, "rb");
         uint64_t block[512];
         size_t n;
-        while (memset(block, 0, sizeof block), (n = fread(block, 1, sizeof block, f)) > 0)
-            for (size_t i = 0; i < 512; i++) h = (h ^ block[i] ^ n) * 0x100000001B3u;
+        while (memset(block, 0, sizeof block), (n = fread(block, 1, sizeof block, f)) > 0) {
+            for (size_t i = 0; i < 512; i++) h = splitmix64(h ^ block[i]);
+            h = splitmix64(h ^ n);
+        }
         if (ferror(f)) die("%s: cannot be read", path);
         fclose(f);
     }
@@ -2009,13 +2023,12 @@ static uint64_t hash_files(uint64_t h, const char *list) {
     return h;
 }
 
-static void build_cache(const Options *o, Tokenizer *tok, const char *path, uint64_t magic) {
-    char temporary[4100];
+static void build_cache(const Options *o, Tokenizer *tok, const char *name, uint64_t magic) {
     CacheHead head = {magic, tok->vocab_size <= 65536 ? 2 : 4, 0, 0, 0};
-    snprintf(temporary, sizeof temporary, "%s.tmp", path);
-    Builder b = {.tok = tok, .out = open_file(temporary, "wb"), .head = &head};
+    NewFile file = new_file("out/cache", name);
+    Builder b = {.tok = tok, .out = file.f, .head = &head};
     double start = seconds();
-    fprintf(stderr, "tokenising %s into %s\n", o->data, path);
+    fprintf(stderr, "tokenising %s into out/cache/%s\n", o->data, name);
     fwrite(&head, sizeof head, 1, b.out);
     add_files(&b, o->data, o->held_out ? 0 : 1);
     if (o->held_out) add_files(&b, o->held_out, 2);
@@ -2023,22 +2036,19 @@ static void build_cache(const Options *o, Tokenizer *tok, const char *path, uint
     fwrite(b.document, sizeof *b.document, head.n_documents, b.out);
     rewind(b.out);
     fwrite(&head, sizeof head, 1, b.out);
-    bool bad = ferror(b.out);
-    if (fclose(b.out) || bad || rename(temporary, path)) die("%s: cannot be written", path);
+    new_file_done(&file);
     fprintf(stderr, "%" PRIu64 " tokens to train on, %" PRIu64 " held out in %" PRIu64 " documents "
             "(%.1f s)\n", head.n_train, head.n_held, head.n_documents, seconds() - start);
-    free(b.held.id), free(b.document);
+    free(b.ids.id), free(b.held.id), free(b.document);
 }
 
 // Opens the data of --data and --held-out as tokens, tokenising it if that was not done before.
 static Data *data_open(const Options *o, Tokenizer *tok, size_t T) {
     Data *d = xcalloc(1, sizeof *d);
-    char path[100];
-    uint64_t hash = hash_files(tok->fingerprint, o->data);
+    uint64_t hash = hash_files(tok->fingerprint + CACHE_VERSION, o->data);
     if (o->held_out) hash = hash_files(splitmix64(hash), o->held_out);
-    make_dir("out/cache");
-    snprintf(path, sizeof path, "out/cache/%016" PRIx64 ".ids", hash);
-    if (access(path, R_OK)) build_cache(o, tok, path, hash);
+    char *path = format("out/cache/%016" PRIx64 ".ids", hash);
+    if (access(path, R_OK)) build_cache(o, tok, strrchr(path, '/') + 1, hash);
     d->file = open_file(path, "rb");
     size_t got = fread(&d->head, sizeof d->head, 1, d->file);
     if (got != 1 || d->head.magic != hash) die("%s: is damaged; delete it", path);
@@ -2053,6 +2063,7 @@ static Data *data_open(const Options *o, Tokenizer *tok, size_t T) {
     if (fread(d->document, sizeof *d->document, h->n_documents, d->file) != h->n_documents)
         die("%s: is damaged; delete it", path);
     d->T = T, d->seed = splitmix64(o->seed);
+    free(path);
     return d;
 }
 
@@ -2082,8 +2093,14 @@ static void data_shuffle(Data *d) {
     d->epoch++;
 }
 
-// The rows of the next optimiser step: at most rows_wanted, fewer at the end of an epoch. This is
-// the one place where labels are shifted: the target of position t is the token at t + 1.
+// From n + 1 tokens the n that are read and, for each, the one that should come next. This is the
+// one place where labels are shifted.
+static void shift(int *in, int *target, const int *ids, size_t n) {
+    memcpy(in, ids, n * sizeof *in);
+    memcpy(target, ids + 1, n * sizeof *in);
+}
+
+// The rows of the next optimiser step: at most rows_wanted, fewer at the end of an epoch.
 static void data_fill(Data *d, Batch *b, size_t rows_wanted) {
     if (d->next == d->n_windows) data_shuffle(d);
     b->T = d->T, b->rows = min_size(rows_wanted, d->n_windows - d->next);
@@ -2092,8 +2109,7 @@ static void data_fill(Data *d, Batch *b, size_t rows_wanted) {
         size_t at = d->phase + d->order[d->next++] * d->T;
         fseeko(d->file, (off_t)(sizeof d->head + at * d->head.id_bytes), SEEK_SET);
         read_ids(d->file, window, d->T + 1, d->head.id_bytes);
-        memcpy(b->ids + r * d->T, window, d->T * sizeof *window);
-        memcpy(b->target + r * d->T, window + 1, d->T * sizeof *window);
+        shift(b->ids + r * d->T, b->target + r * d->T, window, d->T);
     }
     b->n_targets = b->rows * d->T;
     free(window);
@@ -2147,12 +2163,10 @@ static void evaluate(const Model *m, Acts *a, const int *ids, const Document *do
             piece[B].document = d, piece[B].at = at, piece[B++].len = len;
             T = longest, at += len;
         }
-        for (size_t b = 0; b < B; b++)
-            for (size_t t = 0; t < T; t++) {
-                bool real = t < piece[b].len;
-                in[b * T + t] = real ? ids[piece[b].at + t] : 0;
-                target[b * T + t] = real ? ids[piece[b].at + t + 1] : -1;
-            }
+        for (size_t b = 0; b < B; b++) {
+            shift(in + b * T, target + b * T, ids + piece[b].at, piece[b].len);
+            for (size_t t = piece[b].len; t < T; t++) in[b * T + t] = 0, target[b * T + t] = -1;
+        }
         if (!B) continue;
         logp_of(m, a, in, target, B, T);
         for (int i = 0; i < a->n_out; i++) {
@@ -2169,7 +2183,10 @@ static void evaluate(const Model *m, Acts *a, const int *ids, const Document *do
 // =================================================================================================
 
 static volatile sig_atomic_t interrupted;
-static void on_interrupt(int sig) { (void)sig, interrupted = 1; }
+static void on_interrupt(int sig) { // the second Ctrl-C ends the program at once
+    interrupted = 1;
+    signal(sig, SIG_DFL);
+}
 
 // Names the first tensor whose weights, or else whose gradients, hold a number that is not finite.
 static const char *first_bad_tensor(const Model *m) {
@@ -2228,9 +2245,8 @@ static Score train(Model *m, Tokenizer *tok, Data *d, const Options *o) {
         total += (epoch_windows(d, e) + rows - 1) / rows;
     Acts *a = acts_new(m, o->recompute ? RECOMPUTE : TRAINING, o->batch * T, 0, 0);
     Batch b = {.ids = xcalloc(rows * T, sizeof(int)), .target = xcalloc(rows * T, sizeof(int))};
-    char path[4096];
+    char *path = format("%s/train.csv", o->out);
     make_dir(o->out);
-    snprintf(path, sizeof path, "%s/train.csv", o->out);
     FILE *csv = open_file(path, "w");
     fprintf(csv, "step,loss,aux_loss,lr,grad_norm,tokens_per_second,load_least,load_most,"
             "held_out_loss,held_out_bits_per_byte\n");
@@ -2238,9 +2254,10 @@ static Score train(Model *m, Tokenizer *tok, Data *d, const Options *o) {
     long eval_every = o->eval_every ? o->eval_every : (long)(total + 9) / 10;
     double start = seconds(), shown = start, tokens = 0, paused = 0;
     Score s = {0};
+    bool stop = false;
     interrupted = 0;
     signal(SIGINT, on_interrupt);
-    for (size_t step = 1; step <= total && !interrupted; step++) {
+    for (size_t step = 1; step <= total && !stop; step++) {
         data_fill(d, &b, rows);
         StepReport r = train_pass(m, a, &b, o->batch);
         AdamW opt = {schedule(o->lr, step, total, o->warmup), 0.9, o->beta2, 1e-8, o->weight_decay,
@@ -2251,9 +2268,11 @@ static Score train(Model *m, Tokenizer *tok, Data *d, const Options *o) {
         adamw_step(m, &opt, r.norm);
         tokens += b.rows * T;
         double now = seconds(), rate = tokens / (now - start - paused);
-        bool last = step == total || interrupted, measure = step % eval_every == 0 || last;
-        fprintf(csv, "%zu,%.6f,%.6f,%.4g,%.4f,%.0f,%.3f,%.3f,", step, r.loss, r.aux, opt.lr, r.norm,
-                rate, r.load_least, r.load_most);
+        stop = interrupted; // asked once, so that the last step is the one that saves
+        bool last = step == total || stop, measure = step % eval_every == 0 || last;
+        fprintf(csv, "%zu,%.6f,%.6f,%.4g,%.4f,%.0f,", step, r.loss, r.aux, opt.lr, r.norm, rate);
+        if (m->E) fprintf(csv, "%.3f,%.3f,", r.load_least, r.load_most);
+        else fprintf(csv, ",,");
         if (step == 1)
             fprintf(stderr, "first loss %.4f; knowing nothing is ln V = %.4f\n", r.loss, log(m->V));
         if (now - shown > (terminal ? 0.2 : 5) || measure || step == 1) {
@@ -2280,6 +2299,7 @@ static Score train(Model *m, Tokenizer *tok, Data *d, const Options *o) {
     }
     signal(SIGINT, SIG_DFL);
     if (fclose(csv)) die("%s: cannot be written", path);
+    free(path);
     acts_free(a);
     free(b.ids), free(b.target);
     return s;
@@ -2432,7 +2452,8 @@ static Model *check_model(const char *name, const char *fields) {
 }
 
 // (f(w + h) - f(w - h)) / 2h for every single parameter against its gradient. The error is relative
-// to the largest gradient in the tensor. In float the loss has seven digits and the quotient few;
+// to the largest gradient in the tensor. (A step that changes a router's choice would spoil the
+// quotient; with these seeds none does.) In float the loss has seven digits and the quotient few;
 // in double (cc -Dfloat=double ...) it agrees to 1e-6.
 static void check_gradients(Tally *tally, const char *name, const char *fields) {
     enum { B = 3, T = 7 };
@@ -2457,8 +2478,8 @@ static void check_gradients(Tally *tally, const char *name, const char *fields) 
             t->w[i] = w - h;
             double down = loss_now(m, a, &b);
             t->w[i] = w;
-            worst = fmax(worst, fabs((up - down) / (2 * h) - t->g[i]));
-            largest = fmax(largest, fabs(t->g[i]));
+            worst = worse(worst, fabs((up - down) / (2 * h) - t->g[i]));
+            largest = worse(largest, fabs(t->g[i]));
         }
         bool silent = t->cols == m->C && t->rows == m->E && m->c.norm_topk_prob && m->K == 1 &&
                       m->c.router_aux_loss_coef == 0; // the router must get exactly nothing
@@ -2492,8 +2513,7 @@ static void check_decoding(Tally *tally, const char *name, const char *fields) {
         for (int b = first; b < 2; b++)
             for (size_t v = 0; v < m->V; v++) {
                 double want = full->logits[(b * T + done[b]) * m->V + v];
-                double error = fabs(a->logits[(b - first) * m->V + v] - want);
-                worst = error <= worst ? worst : error; // a NaN stays
+                worst = worse(worst, fabs(a->logits[(b - first) * m->V + v] - want));
             }
     }
     char what[160];
@@ -2524,14 +2544,21 @@ static void check_kernels(Tally *tally) {
                 double sum = i & 4 ? 1 : 0;
                 for (size_t k = 0; k < K; k++)
                     sum += (double)*part(va, r, k).at * *part(vb, k, n).at;
-                worst = fmax(worst, fabs(sum - c[r * N + n]) / sqrt(K));
+                worst = worse(worst, fabs(sum - c[r * N + n]) / sqrt(K));
             }
         free(a), free(b), free(c);
     }
     report(tally, "matmul against three loops", worst, precise ? 1e-13 : 1e-5);
     for (double x = -87; x < 88; x += 0.0137)
-        worst_exp = fmax(worst_exp, fabs(fast_exp((float)x) / exp((float)x) - 1));
+        worst_exp = worse(worst_exp, fabs(fast_exp((float)x) / exp((float)x) - 1));
     report(tally, "e^x against libm", worst_exp, 2e-7);
+    static const float edge[] = {-INFINITY, -200, -104, -100, -90, 0, 88, 89, 200, INFINITY};
+    double worst_edge = isnan(fast_exp(NAN)) ? 0 : INFINITY; // 0, denormal numbers, infinity
+    for (size_t i = 0; i < sizeof edge / sizeof *edge; i++) {
+        float y = fast_exp(edge[i]), want = expf(edge[i]);
+        if (y != want) worst_edge = worse(worst_edge, fabs(y - want) / (want + FLT_MIN));
+    }
+    report(tally, "e^x at the ends of its range, and of NaN", worst_edge, 3e-7);
 }
 
 // ---- golden files -------------------------------------------------------------------------------
@@ -2556,12 +2583,13 @@ static Golden golden_read(const char *path, Tally *tally) {
         if ((next = strchr(line, '\n'))) *next++ = 0;
         if (*line == '#' || !*line) continue;
         g.record = xrealloc(g.record, g.n + 1, sizeof *g.record);
-        Record *r = &g.record[g.n++];
+        Record *r = &g.record[g.n];
         *r = (Record){0};
         for (char *s = strtok(line, "\t \r"); s; s = strtok(NULL, "\t \r")) {
             r->field = xrealloc(r->field, r->n + 1, sizeof *r->field);
             r->field[r->n++] = s;
         }
+        g.n += r->n > 0;
     }
     return g;
 }
@@ -2606,8 +2634,7 @@ static void golden_compare(Golden *g, const Record *r, int first, const double *
         snprintf(what + strlen(what), 80, "%s%s", i ? " " : "", r->field[i]);
     for (int i = 0; i < n && first + i < r->n; i++) {
         double want = golden_number(g, r, first + i), error = fabs(got[i] - want);
-        error /= scale > 0 ? scale : fabs(want) > 0 ? fabs(want) : 1;
-        worst = error <= worst ? worst : error; // a NaN stays
+        worst = worse(worst, error / (scale > 0 ? scale : fabs(want) > 0 ? fabs(want) : 1));
     }
     report(g->tally, what, worst, limit);
 }
@@ -2642,7 +2669,7 @@ static void golden_weights(Model *m, const char *tag) {
         uint64_t h = fnv1a64(name);
         for (size_t i = 0; i < t->rows * t->cols; i++) t->w[i] = signed_unit(h, i) * 0.1f;
         // 1 is added in a loop of its own: a fused multiply-add would round once instead of twice
-        for (size_t i = 0; i < t->rows * t->cols && !t->decay; i++) t->w[i] += 1;
+        for (size_t i = 0; i < t->rows * t->cols && t->std == 0; i++) t->w[i] += 1;
     }
 }
 
@@ -2670,7 +2697,8 @@ static int *golden_ints(Golden *g, const char *key, size_t rows, size_t cols) {
     return x;
 }
 
-// One digest record a tensor, of its weights or gradients. limit 0 chooses by the README's table.
+// One digest record a tensor, of its weights with this limit, or of its gradients with the
+// README's.
 static void golden_tensors(Golden *g, const Model *m, const char *key, bool gradients,
                            double limit) {
     for (Record *r = NULL; (r = golden_next(g, r, key, NULL));) {
@@ -2766,7 +2794,7 @@ static double golden_router(Golden *g, const Model *m, const Acts *a, bool compa
 }
 
 // Greedy generation through the KV cache, with all matrices but the embedding scaled up so that a
-// small random model does not repeat itself. Leaves the weights as they were, up to rounding.
+// small random model does not repeat itself. Makes the weights anew at the end.
 static void golden_generation(Golden *g, Model *m, const char *tag) {
     enum { PROMPT = 5, NEW = 16 };
     double scale = golden_value(g, "gen_matrix_scale"), best[NEW], tokens[NEW], gap = INFINITY;
@@ -2812,7 +2840,7 @@ static void golden_language_model(Golden *g) {
     int *ids = golden_ints(g, "input_ids", B, T), *labels = golden_ints(g, "labels", B, T);
     int *target = xcalloc(N, sizeof *target), *all = xcalloc(N, sizeof *all);
     Batch batch = {B, T, ids, target, 0};
-    for (size_t n = 0; n < N; n++) { // every position gets logits; see next_token_loss for the rest
+    for (size_t n = 0; n < N; n++) { // (in `all` every row has a target, so that it gets logits)
         target[n] = n % T < T - 1 && labels[n + 1] >= 0 ? labels[n + 1] : -1;
         batch.n_targets += target[n] >= 0;
     }
@@ -2858,6 +2886,7 @@ static void golden_language_model(Golden *g) {
             golden_tensors(g, m, "grad", true, 0);
             golden_scalar(g, "grad_norm", v[3], 0, 1e-4);
             golden_generation(g, m, tag);
+            // the reference decays norms too
             for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) t->decay = true;
         }
         AdamW o = {1e-3, 0.9, 0.999, 1e-8, 0.01, 1.0, step + 1};
@@ -3228,12 +3257,15 @@ static Config options_config(const Options *o, const Tokenizer *tok) {
 }
 
 // A model to talk to or to measure, from --model, its weights kept as --weights says.
-static Model *load_model(const Options *o) {
+static Model *load_model(const Options *o, const Tokenizer *tok) {
     Model *m = model_new(config_load(o->model));
     int bits = !strcmp(o->weights, "f32") ? 32 : !strcmp(o->weights, "bf16") ? 16 :
                !strcmp(o->weights, "int8") ? 8 : 0;
     if (!bits || (bits < 32 && sizeof(float) == 8))
         die("--weights %s: allowed are f32, bf16 and int8", o->weights);
+    if (m->c.vocab_size < tok->vocab_size)
+        die("%s: the tokenizer has %d tokens, the model only %d", o->model, tok->vocab_size,
+            m->c.vocab_size);
     model_allocate(m, false, bits);
     weights_load(m, o->model);
     return m;
@@ -3275,8 +3307,8 @@ static void cmd_info(const Options *o) {
     printf("%-34s %zu bytes a token\n", "KV cache", 2 * m->L * m->KV * m->D * sizeof(float));
     size_t train = 4 * m->n_params + acts_size(m, TRAINING, rows, 0, 0);
     printf("%-34s %.1f MB = 4 x %.1f (weights, gradients, AdamW) + %.1f (activations, %ld x %zu)\n",
-           "memory to train", train / MB, m->n_params / MB, (train - 4 * m->n_params) / MB, o->batch,
-           T);
+           "memory to train", train / MB, m->n_params / MB, (train - 4 * m->n_params) / MB,
+           o->batch, T);
     size_t infer = acts_size(m, INFERENCE, min_size(room, 512), 1, room);
     printf("%-34s %.1f MB = %.1f (weights) + %.1f (KV cache and activations, %zu positions)\n",
            "memory to generate", (m->n_params + infer) / MB, m->n_params / MB, infer / MB, room);
@@ -3289,13 +3321,14 @@ static Score pretrain(Options o) {
     Tokenizer *tok = tokenizer_load(o.tokenizer ? o.tokenizer : o.model);
     Config c = options_config(&o, tok);
     if (!o.seq) o.seq = min_size(c.max_position_embeddings, 256);
-    if (!o.lr) o.lr = 2e-3;
+    if (o.lr < 0) o.lr = 2e-3;
     if (o.seq > c.max_position_embeddings)
         die("--seq %ld: max_position_embeddings allows %d", o.seq, c.max_position_embeddings);
     Model *m = model_new(c);
     double MB = 1e6 / sizeof(float);
     fprintf(stderr, "%zu parameters; %.0f MB for weights, gradients and AdamW, %.0f MB for "
-            "activations\n", m->n_params, 4 * m->n_params / MB, acts_size(m, TRAINING, o.batch * o.seq, 0, 0) / MB);
+            "activations\n", m->n_params, 4 * m->n_params / MB,
+            acts_size(m, o.recompute ? RECOMPUTE : TRAINING, o.batch * o.seq, 0, 0) / MB);
     Data *d = data_open(&o, tok, o.seq);
     model_allocate(m, true, 32);
     if (o.model) weights_load(m, o.model);
@@ -3326,8 +3359,9 @@ static size_t generate(const Model *m, Tokenizer *tok, const Options *o) {
     fputs(o->prompt, stdout);
     prefill(m, a, ids.id, prompt, 0);
     while (ids.n < room) {
-        sampling_distribution(a->logits, m->V, ids.id, ids.n, &how);
-        int id = draw(a->logits, m->V, uniform(splitmix64(o->seed), ids.n));
+        // A model may have more rows than its tokenizer has tokens; those mean nothing.
+        sampling_distribution(a->logits, tok->vocab_size, ids.id, ids.n, &how);
+        int id = draw(a->logits, tok->vocab_size, uniform(splitmix64(o->seed), ids.n));
         ids_push(&ids, id);
         if (id == tok->eos) break;
         text.len = 0;
@@ -3352,9 +3386,7 @@ static size_t generate(const Model *m, Tokenizer *tok, const Options *o) {
 static void cmd_generate(const Options *o) {
     if (!o->model) die("generate: --model is missing: a checkpoint folder");
     Tokenizer *tok = tokenizer_load(o->model);
-    Model *m = load_model(o);
-    if (m->c.vocab_size < tok->vocab_size) die("%s: the tokenizer has %d tokens, the model only %d",
-                                               o->model, tok->vocab_size, m->c.vocab_size);
+    Model *m = load_model(o, tok);
     double start = seconds();
     size_t n = generate(m, tok, o);
     fprintf(stderr, "%zu tokens, %.1f a second\n", n, n / (seconds() - start));
@@ -3365,7 +3397,7 @@ static void cmd_generate(const Options *o) {
 static void cmd_eval(const Options *o) {
     if (!o->model || !o->data) die("eval: --model DIR and --data FILE are needed");
     Tokenizer *tok = tokenizer_load(o->model);
-    Model *m = load_model(o);
+    Model *m = load_model(o, tok);
     CacheHead head = {0};
     Builder b = {.tok = tok, .head = &head};
     add_files(&b, o->data, 2);
@@ -3396,22 +3428,18 @@ static void cmd_eval(const Options *o) {
 static void cmd_world(const Options *o) {
     const char *dir = o->out ? o->out : "out/world";
     World w = {0};
-    make_dir(dir);
     for (int held_out = 0; held_out < 2; held_out++) {
-        char path[4096];
         Text line = {0};
-        snprintf(path, sizeof path, "%s/pretrain%s.jsonl", dir, held_out ? "_held_out" : "");
-        FILE *f = open_file(path, "w");
+        NewFile file = new_file(dir, held_out ? "pretrain_held_out.jsonl" : "pretrain.jsonl");
         for (long i = 0; i < (held_out ? o->documents / 100 + 200 : o->documents); i++) {
             world_text(&w, o->seed, i, held_out);
             line.len = 0;
             text_printf(&line, "{\"text\": ");
             json_write_string(&line, w.text.s, w.text.len);
             text_printf(&line, ", \"bits\": %.4f}\n", w.bits);
-            fwrite(line.s, 1, line.len, f);
+            fwrite(line.s, 1, line.len, file.f);
         }
-        bool bad = ferror(f);
-        if (fclose(f) || bad) die("%s: cannot be written", path);
+        new_file_done(&file);
         free(line.s);
     }
     for (int i = 0; i < 128; i++) free(w.any[i].s);
@@ -3521,11 +3549,12 @@ static int cmd_check(int n, char **files) {
 int main(int argc, char **argv) {
     program = "minimind";
 #ifdef _OPENMP
-    n_threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    n_threads = omp_get_max_threads();
 #endif
     Options o = default_options();
     bool named = argc > 1 && strncmp(argv[1], "--", 2);
     const char *name = named ? argv[1] : "run";
+    if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) name = "help", argc = 1;
     argc -= 1 + named, argv += 1 + named;
     if (!strcmp(name, "check")) return cmd_check(argc, argv);
     for (const struct Command *c = commands; c < commands + COMMANDS; c++) {

@@ -291,7 +291,7 @@ refuses "a full disk" "cannot be written" sh -c 'minimind help >/dev/full'
 group "Debugger and valgrind"
 if have gdb; then
     check "gdb stops in a layer and prints its numbers" sh -c \
-        'gdb -batch -ex "break router_forward" -ex run -ex "print C" -ex "print x[0]@4" \
+        'gdb -batch -ex "break router_forward" -ex run -ex "print w->cols" -ex "print x[0]@4" \
          --args ./minimind-debug pretrain --data world/pretrain.jsonl --tokenizer tok --steps 1 \
          --out g 2>&1 | grep -q "= 128"'
 else

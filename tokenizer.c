@@ -94,16 +94,31 @@ static void text_append(Text *t, const char *s, size_t n) {
     t->s[t->len += n] = '\0';
 }
 
-__attribute__((format(printf, 2, 3))) static void text_printf(Text *t, const char *fmt, ...) {
-    va_list args, again;
-    va_start(args, fmt);
+static void text_vprintf(Text *t, const char *fmt, va_list args) {
+    va_list again;
     va_copy(again, args);
-    size_t n = (size_t)vsnprintf(NULL, 0, fmt, args);
-    t->s = grow(t->s, &t->cap, t->len + n + 1, 1);
-    vsnprintf(t->s + t->len, n + 1, fmt, again);
-    t->len += n;
-    va_end(args);
+    size_t n = (size_t)vsnprintf(NULL, 0, fmt, again);
     va_end(again);
+    t->s = grow(t->s, &t->cap, t->len + n + 1, 1);
+    vsnprintf(t->s + t->len, n + 1, fmt, args);
+    t->len += n;
+}
+
+__attribute__((format(printf, 2, 3))) static void text_printf(Text *t, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    text_vprintf(t, fmt, args);
+    va_end(args);
+}
+
+// A new string made as printf would print it. The caller frees it.
+__attribute__((format(printf, 1, 2))) static char *format(const char *fmt, ...) {
+    Text t = {0};
+    va_list args;
+    va_start(args, fmt);
+    text_vprintf(&t, fmt, args);
+    va_end(args);
+    return t.s;
 }
 
 static inline void ids_push(Ids *ids, int id) {
@@ -143,17 +158,29 @@ static void make_dir(const char *path) {
     free(t.s);
 }
 
-// Writes a whole file. The new one takes the name of the old one only when it is complete, so that
-// neither a crash nor a full disk costs the file that was there.
-static void write_file(const char *path, const char *s, size_t n) {
-    Text tmp = {0};
-    text_printf(&tmp, "%s.tmp", path);
-    FILE *f = open_file(tmp.s, "wb");
-    int error = fwrite(s, 1, n, f) == n && fflush(f) == 0 ? 0 : errno;
-    if (fclose(f) && !error) error = errno;
-    if (!error && rename(tmp.s, path)) error = errno;
-    if (error) remove(tmp.s), die("%s: %s", path, strerror(error));
-    free(tmp.s);
+// A file dir/name that is being written. It takes its name, and the place of an old one, only when
+// it is complete, so that neither a crash nor a full disk costs the file that was there.
+typedef struct { FILE *f; char *path, *tmp; } NewFile;
+
+static NewFile new_file(const char *dir, const char *name) {
+    char *path = format("%s/%s", dir, name), *tmp = format("%s.%ld.tmp", path, (long)getpid());
+    make_dir(dir);
+    return (NewFile){open_file(tmp, "wb"), path, tmp};
+}
+
+static void new_file_done(NewFile *n) {
+    int error = fflush(n->f) || ferror(n->f) ? errno : 0;
+    if (fclose(n->f) && !error) error = errno;
+    if (!error && rename(n->tmp, n->path)) error = errno;
+    if (error) remove(n->tmp), die("%s: cannot be written: %s", n->path, strerror(error));
+    free(n->path);
+    free(n->tmp);
+}
+
+static void write_file(const char *dir, const char *name, const Text *t) {
+    NewFile n = new_file(dir, name);
+    fwrite(t->s, 1, t->len, n.f);
+    new_file_done(&n);
 }
 
 // Seconds on a clock that only goes forward.
@@ -1060,28 +1087,21 @@ static Tokenizer *tokenizer_parse(const char *path, Text json, const char *confi
 static Tokenizer *tokenizer_load(const char *path) {
     struct stat st;
     bool folder = stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-    Text name = {0}, config_name = {0}, json = {0}, config = {0};
-    text_printf(&name, "%s%s", path, folder ? "/tokenizer.json" : "");
-    text_printf(&config_name, "%s/tokenizer_config.json", path);
-    json.s = read_file(name.s, &json.len);
-    folder = folder && access(config_name.s, F_OK) == 0;
-    if (folder) config.s = read_file(config_name.s, &config.len);
-    Tokenizer *t = tokenizer_parse(name.s, json, config_name.s, config);
-    free(name.s);
-    free(config_name.s);
+    char *name = format("%s%s", path, folder ? "/tokenizer.json" : "");
+    char *config_name = format("%s/tokenizer_config.json", path);
+    Text json = {0}, config = {0};
+    json.s = read_file(name, &json.len);
+    if (folder && access(config_name, F_OK) == 0) config.s = read_file(config_name, &config.len);
+    Tokenizer *t = tokenizer_parse(name, json, config_name, config);
+    free(name);
+    free(config_name);
     return t;
 }
 
 // Writes both files into a folder, which is made if need be.
 static void tokenizer_save(const Tokenizer *t, const char *folder) {
-    Text name = {0};
-    make_dir(folder);
-    text_printf(&name, "%s/tokenizer.json", folder);
-    write_file(name.s, t->json.s, t->json.len);
-    name.len = 0;
-    text_printf(&name, "%s/tokenizer_config.json", folder);
-    write_file(name.s, t->config.s, t->config.len);
-    free(name.s);
+    write_file(folder, "tokenizer.json", &t->json);
+    write_file(folder, "tokenizer_config.json", &t->config);
 }
 
 static void tokenizer_free(Tokenizer *t) {
