@@ -22,6 +22,9 @@ check: minimind                 # every gradient, and the golden numbers
 	./minimind check $(addprefix notes/golden/,a_dense.txt b_moe_top1.txt c_moe_top2.txt \
 	  d_shared_expert.txt e_yarn.txt f_odd_shapes.txt g_moe_top1_raw.txt rope.txt lr.txt sampling.txt)
 
+bench: minimind                 # how fast it is, and what of that is the machine
+	./minimind bench
+
 test:                           # everything that can be tested, see tests.sh
 	./tests.sh
 
@@ -32,4 +35,4 @@ debug: minimind.c tokenizer.c   # for gdb: nothing optimised away, one thread
 clean:
 	rm -rf minimind tokenizer out
 
-.PHONY: all run check test debug clean
+.PHONY: all run check bench test debug clean

@@ -346,26 +346,54 @@ typedef struct { // a parameter of the model
     bool decay;           // weight decay: matrices yes, norms no
     float *w, *g, *m, *v; // weights, gradients, AdamW's two means; NULL until allocated
     uint16_t *bf16;       // instead of w, the upper half of its bits
-    int8_t *int8;         // instead of w, whole numbers to be multiplied by
+    uint32_t *int8;       // instead of w, four whole numbers a word, to be multiplied by
     float *scale;         // one scale for each BLOCK of them; (rows, cols / BLOCK)
 } Tensor;
 
-enum { BLOCK = 32 };
+// int8 weights stand in blocks of 64, and number i of a block in byte i / 16 of its word i % 16:
+// shifts then spread 16 words over 4 x 16 floats, which every compiler turns into vector code,
+// while most fail at turning bytes that follow each other into floats.
+enum { BLOCK = 64, WORDS = BLOCK / 4 };
 
-// Writes row `row` of w as floats, whatever it is kept as: w[i] = bf16 or int8 * scale.
-static void tensor_row(float *to, const Tensor *w, size_t row) {
-    size_t at = row * w->cols;
-    if (w->bf16)
-        for (size_t i = 0; i < w->cols; i++)
-            to[i] = float_of((int32_t)((uint32_t)w->bf16[at + i] << 16));
-    else if (w->int8)
-        for (size_t b = 0; b < w->cols / BLOCK; b++, at += BLOCK, to += BLOCK)
-            for (size_t i = 0; i < BLOCK; i++) to[i] = w->int8[at + i] * w->scale[at / BLOCK];
-    else memcpy(to, w->w + at, w->cols * sizeof *to);
+static inline float int8_at(uint32_t word, int byte) { // its sign bit moves to the top and back
+    return (float)((int32_t)(word << (24 - 8 * byte)) >> 24);
 }
 
-// y (n, out) = x (n, in) w^T; y += with add. Weights kept in fewer bits are written out as floats a
-// few rows at a time, which never leave the cache: what is read from memory is the fewer bits.
+static inline float bf16_at(uint16_t x) { return float_of((int32_t)((uint32_t)x << 16)); }
+
+// Writes row `row` of w as floats, whatever it is kept as.
+static void tensor_row(float *to, const Tensor *w, size_t row) {
+    size_t at = row * w->cols;
+    if (w->w) memcpy(to, w->w + at, w->cols * sizeof *to);
+    for (size_t i = 0; w->bf16 && i < w->cols; i++) to[i] = bf16_at(w->bf16[at + i]);
+    for (size_t i = 0; w->int8 && i < w->cols; i += BLOCK)
+        for (int byte = 0; byte < 4; byte++)
+            for (size_t j = 0; j < WORDS; j++)
+                to[i + byte * WORDS + j] =
+                    w->scale[(at + i) / BLOCK] * int8_at(w->int8[(at + i) / 4 + j], byte);
+}
+
+// Row `row` of w, kept in fewer bits, times x: both are read once, and nothing is written.
+static float packed_dot(const Tensor *w, size_t row, const float *x) {
+    size_t at = row * w->cols;
+    float lane[BLOCK] = {0}, sum = 0;
+    for (size_t i = 0; w->bf16 && i < w->cols; i += BLOCK)
+        for (size_t j = 0; j < BLOCK; j++) lane[j] += x[i + j] * bf16_at(w->bf16[at + i + j]);
+    for (size_t i = 0; w->int8 && i < w->cols; i += BLOCK) {
+        const uint32_t *word = w->int8 + (at + i) / 4;
+        float scale = w->scale[(at + i) / BLOCK];
+        for (size_t j = 0; j < WORDS; j++)
+            lane[j] += scale * (x[i + j] * int8_at(word[j], 0) +
+                                x[i + WORDS + j] * int8_at(word[j], 1) +
+                                x[i + 2 * WORDS + j] * int8_at(word[j], 2) +
+                                x[i + 3 * WORDS + j] * int8_at(word[j], 3));
+    }
+    for (size_t j = 0; j < BLOCK; j++) sum += lane[j];
+    return sum;
+}
+
+// y (n, out) = x (n, in) w^T; y += with add. For several rows, weights kept in fewer bits are
+// written out as floats, a few rows at a time, which never leave the cache.
 static void linear_forward(float *y, const float *x, const Tensor *w, size_t n, bool add) {
     size_t in = w->cols, out = w->rows, stripe = n < THIN ? 4 : 96;
     if (w->w) {
@@ -376,8 +404,10 @@ static void linear_forward(float *y, const float *x, const Tensor *w, size_t n, 
     for (size_t o = 0; o < out; o += stripe) {
         size_t rows = min_size(stripe, out - o);
         float *part = scratch(stripe * in);
-        for (size_t r = 0; r < rows; r++) tensor_row(part + r * in, w, o + r);
-        gemm(n, rows, in, plain(x, in), transposed(part, in), y + o, out, add);
+        for (size_t r = 0; r < rows; r++)
+            if (n == 1) y[o + r] = packed_dot(w, o + r, x) + (add ? y[o + r] : 0);
+            else tensor_row(part + r * in, w, o + r);
+        if (n > 1) gemm(n, rows, in, plain(x, in), transposed(part, in), y + o, out, add);
     }
 }
 
@@ -1028,9 +1058,11 @@ static Model *model_new(Config c) {
     return m;
 }
 
+static size_t tensor_size(const Tensor *t) { return t->rows * t->cols; }
+
 // The bytes of a tensor whose numbers are kept in `bits`; norms and odd widths stay floats.
 static size_t tensor_bytes(const Tensor *t, int bits) {
-    size_t n = t->rows * t->cols;
+    size_t n = tensor_size(t);
     if (bits == 32 || t->std == 0 || t->cols % BLOCK) return n * sizeof(float);
     return bits == 16 ? n * sizeof *t->bf16 : n + n / BLOCK * sizeof *t->scale;
 }
@@ -1051,11 +1083,11 @@ static void model_allocate(Model *m, bool training, int bits) {
         m->adam_v = xcalloc(m->n_params, sizeof(float));
     }
     for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
-        size_t n = t->rows * t->cols, bytes = tensor_bytes(t, bits);
+        size_t n = tensor_size(t), bytes = tensor_bytes(t, bits);
         t->w = NULL, t->bf16 = NULL, t->int8 = NULL;
         if (bytes == n * sizeof(float)) t->w = (float *)at;
         else if (bits == 16) t->bf16 = (uint16_t *)at;
-        else t->scale = (float *)at, t->int8 = (int8_t *)(t->scale + n / BLOCK);
+        else t->scale = (float *)at, t->int8 = (uint32_t *)(t->scale + n / BLOCK);
         at += bytes;
         if (!training) continue;
         t->g = m->grads + t->offset, t->m = m->adam_m + t->offset, t->v = m->adam_v + t->offset;
@@ -1066,7 +1098,7 @@ static void model_allocate(Model *m, bool training, int bits) {
 // to the nearest; of a block of int8 the largest becomes 127, and nobody's error exceeds 1/254 of
 // it.
 static void tensor_pack(Tensor *t, const float *x) {
-    size_t n = t->rows * t->cols;
+    size_t n = tensor_size(t);
     if (t->w) memcpy(t->w, x, n * sizeof *x);
     for (size_t i = 0; t->bf16 && i < n; i++) {
         uint32_t bits = (uint32_t)bits_of(x[i]);
@@ -1076,8 +1108,11 @@ static void tensor_pack(Tensor *t, const float *x) {
         float most = 0;
         for (size_t i = 0; i < BLOCK; i++) most = fmaxf(most, fabsf(x[i]));
         t->scale[b] = most / 127;
-        for (size_t i = 0; i < BLOCK; i++)
-            t->int8[b * BLOCK + i] = most > 0 ? (int8_t)lrintf(x[i] / t->scale[b]) : 0;
+        for (size_t i = 0; i < BLOCK; i++) {
+            uint32_t *word = &t->int8[b * WORDS + i % WORDS], byte = i / WORDS * 8;
+            int q = most > 0 ? (int)lrintf(x[i] / t->scale[b]) : 0;
+            *word = (*word & ~((uint32_t)0xFF << byte)) | (uint32_t)(q & 0xFF) << byte;
+        }
     }
 }
 
@@ -1114,9 +1149,23 @@ static void model_init(Model *m, uint64_t seed) {
     for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
         uint64_t stream = fnv1a64(t->name) + splitmix64(seed);
         #pragma omp parallel for num_threads(n_threads)
-        for (size_t i = 0; i < t->rows * t->cols; i++)
+        for (size_t i = 0; i < tensor_size(t); i++)
             t->w[i] = t->std > 0 ? t->std * (float)normal(stream, i) : 1.0f;
     }
+}
+
+// Parameters that one token meets: of the routed experts, K.
+static size_t active_params(const Model *m) {
+    size_t routed = 0;
+    for (const Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++)
+        if (strstr(t->name, "mlp.experts.")) routed += tensor_size(t);
+    return m->n_params - (m->E ? routed / m->E * (m->E - m->K) : 0);
+}
+
+// Forward only. Every active weight is multiplied once, the embedding as output matrix; attention
+// adds two products with the T / 2 positions that a token sees on average. Backward is twice that.
+static double flops_per_token(const Model *m, size_t T) {
+    return 2.0 * active_params(m) + 2.0 * m->L * m->H * m->D * T;
 }
 
 // ---- activations --------------------------------------------------------------------------------
@@ -1574,7 +1623,7 @@ static void adamw_step(Model *m, const AdamW *o, double norm) {
     float rate = o->lr / (1 - pow(o->beta1, o->step)), root = 1 / (1 - pow(o->beta2, o->step));
     for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
         float keep = 1 - o->lr * (t->decay ? o->weight_decay : 0);
-        size_t n = t->rows * t->cols;
+        size_t n = tensor_size(t);
         #pragma omp parallel for num_threads(n_threads) if (n > 10000)
         for (size_t i = 0; i < n; i++) {
             float g = t->g[i] * scale;
@@ -1610,7 +1659,7 @@ static const struct Option {
     {"data", "pe", 's', AT(data), 0, 0, "JSONL with \"text\", or plain text; several with commas"},
     {"held-out", "p", 's', AT(held_out), 0, 0, "measure on this file, not on every 50th document"},
     {"tokenizer", "pi", 's', AT(tokenizer), 0, 0, "folder or tokenizer.json"},
-    {"preset", "pi", 's', AT(preset), 0, 0, "sizes to start from, see help"},
+    {"preset", "pib", 's', AT(preset), 0, 0, "sizes to start from, see help"},
     {"model", "pgei", 's', AT(model), 0, 0, "checkpoint folder to start from"},
     {"out", "pw", 's', AT(out), 0, 0, "folder for what the command makes"},
     {"steps", "p", 'i', AT(steps), 0, 1e9, "optimiser steps; 0: as many as --epochs take"},
@@ -1625,7 +1674,7 @@ static const struct Option {
     {"clip", "p", 'f', AT(clip), 0, 1e9, "longest gradient; 0: any"},
     {"eval-every", "p", 'i', AT(eval_every), 0, 1e9, "steps between measurements; 0: a tenth"},
     {"seed", "rpgw", 'i', AT(seed), 0, 1e15, "the same seed gives the same bits"},
-    {"threads", "rpgeiw", 'i', AT(threads), 1, 1024, "all cores when not said"},
+    {"threads", "rpgeiwb", 'i', AT(threads), 1, 1024, "all cores when not said"},
     {"recompute", "p", 'i', AT(recompute), 0, 1, "1: less memory for a quarter more work"},
     {"weights", "ge", 's', AT(weights), 0, 0, "keep them as f32, bf16 or int8"},
     {"prompt", "g", 's', AT(prompt), 0, 0, "text to continue"},
@@ -1640,7 +1689,7 @@ static const struct Option {
 enum { OPTIONS = sizeof option_table / sizeof *option_table };
 
 static Options default_options(void) {
-    return (Options){.preset = "tiny", .epochs = 1, .batch = 8, .seq = 0, .lr = -1, .accumulate = 1,
+    return (Options){.epochs = 1, .batch = 8, .seq = 0, .lr = -1, .accumulate = 1,
                      .beta2 = 0.95, .weight_decay = 0.1, .clip = 1, .seed = 1, .prompt = "",
                      .weights = "f32",
                      .max_new_tokens = 256, .temperature = 0.85, .top_p = 0.85, .top_k = 50,
@@ -1739,34 +1788,55 @@ static void read_field(Config *c, const struct Field *f, const Json *j, const ch
     config_set(c, f, value, path);
 }
 
+// Dies unless j[key] is absent, null or `only`: a setting that is not implemented is not ignored.
+static void only(const Json *j, const char *key, const char *only, const char *path) {
+    const Json *v = json_get(j, key);
+    if (!v || v->type == JSON_NULL) return;
+    const char *is = v->type == JSON_STRING ? v->s : v->type == JSON_TRUE ? "true" :
+                     v->type == JSON_FALSE ? "false" : "something else";
+    if (strcmp(is, only)) die("%s: %s is %s; only %s is known here", path, key, is, only);
+}
+
 // Reads config.json of MiniMind, MiniMind2, Qwen3, Qwen3-MoE or Llama.
 static Config config_load(const char *dir) {
     char *path = format("%s/config.json", dir);
     size_t len;
     char *text = read_file(path, &len);
     Json *j = json_parse_file(path, text, len);
+    if (!json_get(j, "hidden_size")) die("%s: says no hidden_size", path);
     Config c = config_preset("minimind3");
-    const Json *type = json_get(j, "model_type"), *moe = json_get(j, "use_moe");
-    const Json *scaling = json_get(j, "rope_scaling"), *tied = json_get(j, "tie_word_embeddings");
-    const Json *act = json_get(j, "hidden_act");
-    bool llama = type && type->type == JSON_STRING && !strcmp(type->s, "llama");
-    c.qk_norm = !llama && !json_get(j, "n_routed_experts"); // MiniMind2 had no q/k norm
+    const char *type = json_text(j, "model_type");
+    static const char *const types[] = {"minimind", "llama", "qwen3", "qwen3_moe"};
+    for (int i = 0; type && strcmp(type, types[i]);)
+        if (++i == 4) die("%s: model_type %s; known are minimind llama qwen3 qwen3_moe", path, type);
+    const Json *moe = json_get(j, "use_moe");
+    bool llama = type && !strcmp(type, "llama"), minimind2 = json_get(j, "n_routed_experts");
+    c.qk_norm = !llama && !minimind2;
     c.norm_topk_prob = 1; // what MiniMind's code assumes when a file does not say
-    c.seq_aux = json_get(j, "n_routed_experts") != NULL;
-    c.use_moe = !moe && (json_get(j, "num_experts") || json_get(j, "n_routed_experts"));
+    c.seq_aux = minimind2;
+    c.use_moe = !moe && (json_get(j, "num_experts") || minimind2);
+    // transformers 5 keeps what belongs to RoPE in an object of its own
+    const Json *rope = json_get(j, "rope_parameters") ? json_get(j, "rope_parameters")
+                                                      : json_get(j, "rope_scaling");
+    if (rope && rope->type != JSON_OBJECT && rope->type != JSON_NULL)
+        die("%s: rope_scaling is no object", path);
+    const char *kind = json_text(rope, "rope_type") ? json_text(rope, "rope_type")
+                                                    : json_text(rope, "type");
+    if (kind && strcmp(kind, "default") && strcmp(kind, "yarn"))
+        die("%s: RoPE of type %s; known are default and yarn", path, kind);
+    bool yarn = kind && !strcmp(kind, "yarn");
     for (const struct Field *f = config_field; f < config_field + CONFIG_FIELDS; f++) {
-        if (strncmp(f->name, "yarn", 4)) read_field(&c, f, j, path);
-        else if (!strcmp(f->name, "yarn")) c.yarn = scaling && scaling->type == JSON_OBJECT;
-        else if (c.yarn) read_field(&c, f, scaling, path);
+        bool of_yarn = !strncmp(f->name, "yarn_", 5);
+        if (!of_yarn && strcmp(f->name, "yarn")) read_field(&c, f, j, path);
+        if ((of_yarn && yarn) || !strcmp(f->name, "rope_theta")) read_field(&c, f, rope, path);
     }
-    const Json *kind = json_get(scaling, "rope_type") ? json_get(scaling, "rope_type")
-                                                      : json_get(scaling, "type");
-    if (c.yarn && (!kind || kind->type != JSON_STRING || strcmp(kind->s, "yarn")))
-        die("%s: rope_scaling is not of type yarn, the only one known here", path);
-    if (tied && tied->type == JSON_FALSE)
-        die("%s: tie_word_embeddings is false; only tied embeddings are known here", path);
-    if (act && act->type == JSON_STRING && strcmp(act->s, "silu"))
-        die("%s: hidden_act is %s; only silu is known here", path, act->s);
+    c.yarn = yarn;
+    only(j, "hidden_act", "silu", path);
+    only(j, "tie_word_embeddings", "true", path);
+    only(j, "attention_bias", "false", path);
+    only(j, "use_sliding_window", "false", path);
+    only(j, "scoring_func", "softmax", path);
+    if (json_get(j, "partial_rotary_factor")) die("%s: partial_rotary_factor is unknown here", path);
     json_free(j);
     config_complete(&c, path);
     free(text), free(path);
@@ -1814,7 +1884,7 @@ static void read_tensor(float *x, const Tensor *t, FILE *f, const char *dtype, s
                         size_t from, size_t to, const char *path) {
     static const struct { const char *name; int bytes, exponent, mantissa; } types[] = {
         {"F64", 8, 11, 52}, {"F32", 4, 8, 23}, {"BF16", 2, 8, 7}, {"F16", 2, 5, 10}};
-    size_t n = t->rows * t->cols, i = 0;
+    size_t n = tensor_size(t), i = 0;
     while (i < 4 && strcmp(types[i].name, dtype)) i++;
     if (i == 4) die("%s: %s has dtype %s; known are F64 F32 BF16 F16", path, t->name, dtype);
     if (to - from != n * types[i].bytes)
@@ -1853,33 +1923,44 @@ static void weights_load(Model *m, const char *dir) {
     if (fread(head, 1, len, f) != len) die("%s: cannot be read", path);
     Json *j = json_parse_file(path, head, len);
     float *whole = NULL; // a tensor before it is packed
+    double bytes = 0;
     for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
-        const Json *e = json_get(j, t->name), *dtype = json_get(e, "dtype");
-        const Json *shape = json_get(e, "shape"), *range = json_get(e, "data_offsets");
-        const Json *from = range ? range->child : NULL, *to = from ? from->next : NULL;
-        const Json *last = shape ? shape->child : NULL;
-        double rows = 1;
-        for (; last && last->next; last = last->next) rows *= last->number;
+        const Json *e = json_get(j, t->name), *shape = json_get(e, "shape");
+        const Json *range = json_get(e, "data_offsets"), *from = range ? range->child : NULL;
+        const Json *to = from ? from->next : NULL, *last = shape ? shape->child : NULL;
+        const char *dtype = json_text(e, "dtype");
+        bool matrix = t->std > 0;
+        double rows = matrix && last ? last->number : 1;
+        if (matrix && last) last = last->next;
         if (!e) die("%s: %s is missing, which config.json asks for", path, t->name);
-        if (!dtype || dtype->type != JSON_STRING || !to || !last)
-            die("%s: the header's entry for %s is not complete", path, t->name);
+        if (!dtype || !to || to->next || !last || last->next)
+            die("%s: the header's entry for %s is damaged", path, t->name);
         if (rows != t->rows || last->number != t->cols)
             die("%s: %s is (%g, %g), but config.json makes it (%zu, %zu)", path, t->name, rows,
                 last->number, t->rows, t->cols);
-        if (!(from->number >= 0 && from->number <= to->number && to->number <= file_size - 8 - len))
+        if (!(from->number >= 0 && from->number == floor(from->number) &&
+              to->number >= from->number && to->number <= file_size - 8 - len))
             die("%s: %s lies outside the file, which is cut off or damaged", path, t->name);
-        if (!t->w) whole = xrealloc(whole, t->rows * t->cols, sizeof *whole);
-        read_tensor(t->w ? t->w : whole, t, f, dtype->s, 8 + len, from->number, to->number, path);
+        if (!t->w) whole = xrealloc(whole, tensor_size(t), sizeof *whole);
+        float *x = t->w ? t->w : whole;
+        read_tensor(x, t, f, dtype, 8 + len, from->number, to->number, path);
+        for (size_t i = 0; i < tensor_size(t); i++)
+            if (!isfinite(x[i])) die("%s: %s holds a number that is not finite", path, t->name);
         if (!t->w) tensor_pack(t, whole);
+        bytes += to->number - from->number;
     }
     free(whole);
-    for (const Json *e = j->child; e; e = e->next) {
+    int tied = json_get(j, "lm_head.weight") != NULL, notes = json_get(j, "__metadata__") != NULL;
+    int entries = 0;
+    for (const Json *e = j->child; e; e = e->next, entries++) {
         const Tensor *t = m->tensor;
         while (t < m->tensor + m->n_tensors && strcmp(t->name, e->key)) t++;
         if (t == m->tensor + m->n_tensors && strcmp(e->key, "__metadata__") &&
             strcmp(e->key, "lm_head.weight"))
             die("%s: holds %s, which the model of config.json does not have", path, e->key);
     }
+    if (entries != m->n_tensors + tied + notes || (!tied && bytes != file_size - 8 - len))
+        die("%s: tensors overlap, are there twice or leave gaps: it is damaged", path);
     fclose(f);
     json_free(j);
     free(head), free(path);
@@ -1918,6 +1999,7 @@ typedef struct {
     int *held;              // held-out ids
     Document *document;     // and their documents
     size_t T, n_windows, next, *order; // the windows of this epoch, in random order
+    int vocab_size;
     size_t phase, epoch;    // window w starts at token phase + w T
     uint64_t seed;
 } Data;
@@ -1932,7 +2014,7 @@ static void write_ids(FILE *f, const int *id, size_t n, size_t id_bytes) {
     }
 }
 
-static void read_ids(FILE *f, int *id, size_t n, size_t id_bytes) {
+static void read_ids(FILE *f, int *id, size_t n, size_t id_bytes, int vocab_size) {
     unsigned char b[4] = {0};
     for (size_t i = 0; i < n; i++) {
         uint16_t two;
@@ -1940,6 +2022,7 @@ static void read_ids(FILE *f, int *id, size_t n, size_t id_bytes) {
         if (fread(b, id_bytes, 1, f) != 1) die("the token cache ended too early: delete out/cache");
         memcpy(&two, b, 2), memcpy(&four, b, 4);
         id[i] = id_bytes == 2 ? two : (int)four;
+        if (id[i] < 0 || id[i] >= vocab_size) die("the token cache is damaged: delete out/cache");
     }
 }
 
@@ -1982,7 +2065,8 @@ static void add_file(Builder *b, const char *path, int hold_out) {
             const Json *text = json_get(r.json, "text"), *bits = json_get(r.json, "bits");
             if (!text || text->type != JSON_STRING)
                 die("%s:%zu: a pretraining record needs a string called \"text\"", path, r.number);
-            add_document(b, text->s, text->len, true, true, out, bits ? bits->number : NAN);
+            bool known = bits && bits->type == JSON_NUMBER;
+            add_document(b, text->s, text->len, true, true, out, known ? bits->number : NAN);
             b->seen++;
             continue;
         }
@@ -2011,7 +2095,11 @@ static uint64_t hash_files(uint64_t h, const char *list) {
     for (char *path = strtok(names, ","); path; path = strtok(NULL, ",")) {
         FILE *f = open_file(path, "rb");
         uint64_t block[512];
+        struct stat st;
         size_t n;
+        if (fstat(fileno(f), &st) || !S_ISREG(st.st_mode))
+            die("%s: data has to be a regular file, which is read twice", path);
+        h = splitmix64(h + 1); // one file, or the same in two, are different data
         while (memset(block, 0, sizeof block), (n = fread(block, 1, sizeof block, f)) > 0) {
             for (size_t i = 0; i < 512; i++) h = splitmix64(h ^ block[i]);
             h = splitmix64(h ^ n);
@@ -2033,7 +2121,8 @@ static void build_cache(const Options *o, Tokenizer *tok, const char *name, uint
     add_files(&b, o->data, o->held_out ? 0 : 1);
     if (o->held_out) add_files(&b, o->held_out, 2);
     write_ids(b.out, b.held.id, head.n_held, head.id_bytes);
-    fwrite(b.document, sizeof *b.document, head.n_documents, b.out);
+    if (b.document) fwrite(b.document, sizeof *b.document, head.n_documents, b.out);
+    if (!head.n_train) remove(file.tmp), die("%s: there is no text in it", o->data);
     rewind(b.out);
     fwrite(&head, sizeof head, 1, b.out);
     new_file_done(&file);
@@ -2050,18 +2139,25 @@ static Data *data_open(const Options *o, Tokenizer *tok, size_t T) {
     char *path = format("out/cache/%016" PRIx64 ".ids", hash);
     if (access(path, R_OK)) build_cache(o, tok, strrchr(path, '/') + 1, hash);
     d->file = open_file(path, "rb");
-    size_t got = fread(&d->head, sizeof d->head, 1, d->file);
-    if (got != 1 || d->head.magic != hash) die("%s: is damaged; delete it", path);
     CacheHead *h = &d->head;
+    bool good = fread(h, sizeof *h, 1, d->file) == 1 && h->magic == hash &&
+                (h->id_bytes == 2 || h->id_bytes == 4);
+    struct stat st;
+    if (good) good = !fstat(fileno(d->file), &st) && (uint64_t)st.st_size == sizeof *h +
+                     (h->n_train + h->n_held) * h->id_bytes + h->n_documents * sizeof(Document);
+    if (!good) die("%s: is damaged; delete it", path);
     if (h->n_train < T + 1)
         die("%s: %" PRIu64 " tokens are fewer than one window of --seq %zu and its target", o->data,
             h->n_train, T);
     d->held = xcalloc(h->n_held, sizeof *d->held);
     d->document = xcalloc(h->n_documents, sizeof *d->document);
     fseeko(d->file, (off_t)(sizeof *h + h->n_train * h->id_bytes), SEEK_SET);
-    read_ids(d->file, d->held, h->n_held, h->id_bytes);
-    if (fread(d->document, sizeof *d->document, h->n_documents, d->file) != h->n_documents)
-        die("%s: is damaged; delete it", path);
+    read_ids(d->file, d->held, h->n_held, h->id_bytes, tok->vocab_size);
+    good = fread(d->document, sizeof *d->document, h->n_documents, d->file) == h->n_documents;
+    for (size_t i = 0; i < h->n_documents; i++)
+        good &= d->document[i].end <= h->n_held && (!i || d->document[i].end > d->document[i - 1].end);
+    if (!good) die("%s: is damaged; delete it", path);
+    d->vocab_size = tok->vocab_size;
     d->T = T, d->seed = splitmix64(o->seed);
     free(path);
     return d;
@@ -2108,7 +2204,7 @@ static void data_fill(Data *d, Batch *b, size_t rows_wanted) {
     for (size_t r = 0; r < b->rows; r++) {
         size_t at = d->phase + d->order[d->next++] * d->T;
         fseeko(d->file, (off_t)(sizeof d->head + at * d->head.id_bytes), SEEK_SET);
-        read_ids(d->file, window, d->T + 1, d->head.id_bytes);
+        read_ids(d->file, window, d->T + 1, d->head.id_bytes, d->vocab_size);
         shift(b->ids + r * d->T, b->target + r * d->T, window, d->T);
     }
     b->n_targets = b->rows * d->T;
@@ -2192,7 +2288,7 @@ static void on_interrupt(int sig) { // the second Ctrl-C ends the program at onc
 static const char *first_bad_tensor(const Model *m) {
     for (int gradients = 0; gradients < 2; gradients++)
         for (const Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++)
-            for (size_t i = 0; i < t->rows * t->cols; i++)
+            for (size_t i = 0; i < tensor_size(t); i++)
                 if (!isfinite((gradients ? t->g : t->w)[i])) return t->name;
     return "no weight or gradient: the logits";
 }
@@ -2298,7 +2394,8 @@ static Score train(Model *m, Tokenizer *tok, Data *d, const Options *o) {
         }
     }
     signal(SIGINT, SIG_DFL);
-    if (fclose(csv)) die("%s: cannot be written", path);
+    bool bad = ferror(csv);
+    if (fclose(csv) || bad) die("%s: cannot be written", path);
     free(path);
     acts_free(a);
     free(b.ids), free(b.target);
@@ -2343,7 +2440,8 @@ static float kth_largest(const float *x, size_t n, size_t k) {
 // a token when the more probable ones already hold more than p together; softmax over what is left.
 static void sampling_distribution(float *logits, size_t V, const int *history, size_t n,
                                   const Sampling *s) {
-    for (size_t v = 0; v < V && s->temperature > 0; v++) logits[v] /= s->temperature;
+    bool greedy = s->temperature < 1e-20; // below, dividing would overflow
+    for (size_t v = 0; v < V && !greedy; v++) logits[v] /= s->temperature;
     bool *seen = xcalloc(V, sizeof *seen);
     for (size_t i = 0; i < n; i++) {
         float *x = &logits[history[i]];
@@ -2352,14 +2450,14 @@ static void sampling_distribution(float *logits, size_t V, const int *history, s
         seen[history[i]] = true;
     }
     free(seen);
-    size_t k = s->temperature > 0 ? s->top_k : 1;
+    size_t k = greedy ? 1 : s->top_k;
     float least = k > 0 && k < V ? kth_largest(logits, V, k) : -INFINITY;
     Candidate *kept = xcalloc(V, sizeof *kept);
     size_t n_kept = 0;
     for (size_t v = 0; v < V; v++)
         if (logits[v] >= least) kept[n_kept++] = (Candidate){logits[v], (int)v};
-    if (s->top_p < 1 || s->temperature <= 0) qsort(kept, n_kept, sizeof *kept, by_logit);
-    if (s->temperature <= 0) n_kept = 1;
+    if (s->top_p < 1 || greedy) qsort(kept, n_kept, sizeof *kept, by_logit);
+    if (greedy) n_kept = 1;
     float max = row_max(logits, V), sum = 0, before = 0;
     memset(logits, 0, V * sizeof *logits);
     for (size_t i = 0; i < n_kept; i++) sum += kept[i].logit = fast_exp(kept[i].logit - max);
@@ -2446,7 +2544,7 @@ static Model *check_model(const char *name, const char *fields) {
     Model *m = model_new(c);
     model_allocate(m, true, 32);
     for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++)
-        for (size_t i = 0; i < t->rows * t->cols; i++)
+        for (size_t i = 0; i < tensor_size(t); i++)
             t->w[i] = (t->decay ? 0 : 1) + 0.4 * normal(fnv1a64(t->name), i);
     return m;
 }
@@ -2471,7 +2569,7 @@ static void check_gradients(Tally *tally, const char *name, const char *fields) 
     model_backward(m, a);
     for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
         double worst = 0, largest = 0, h = precise ? 1e-5 : 2e-3;
-        for (size_t i = 0; i < t->rows * t->cols; i++) {
+        for (size_t i = 0; i < tensor_size(t); i++) {
             float w = t->w[i];
             t->w[i] = w + h;
             double up = loss_now(m, a, &b);
@@ -2606,8 +2704,8 @@ static Record *golden_next(Golden *g, Record *after, const char *key, const char
 
 static double golden_number(const Golden *g, const Record *r, int i) {
     char *end = "";
-    double value = i < r->n ? strtod(r->field[i], &end) : 0;
-    if (i >= r->n || end == r->field[i] || *end) die("%s: field %d of a %s record is not a number",
+    double value = i >= 0 && i < r->n ? strtod(r->field[i], &end) : 0;
+    if (i < 0 || i >= r->n || end == r->field[i] || *end) die("%s: field %d of a %s record is not a number",
                                                      g->path, i, r->field[0]);
     return value;
 }
@@ -2667,7 +2765,7 @@ static void golden_weights(Model *m, const char *tag) {
         char name[160];
         snprintf(name, sizeof name, "%s%s", t->name, strcmp(tag, "-") ? tag : "");
         uint64_t h = fnv1a64(name);
-        for (size_t i = 0; i < t->rows * t->cols; i++) t->w[i] = signed_unit(h, i) * 0.1f;
+        for (size_t i = 0; i < tensor_size(t); i++) t->w[i] = signed_unit(h, i) * 0.1f;
         // 1 is added in a loop of its own: a fused multiply-add would round once instead of twice
         for (size_t i = 0; i < t->rows * t->cols && t->std == 0; i++) t->w[i] += 1;
     }
@@ -2686,13 +2784,18 @@ static Config golden_config(Golden *g) {
 }
 
 // Reads a matrix of whole numbers: one record a row, the row's number second.
-static int *golden_ints(Golden *g, const char *key, size_t rows, size_t cols) {
+static int *golden_ints(Golden *g, const char *key, size_t rows, size_t cols, int least, int bound) {
     int *x = xcalloc(rows * cols, sizeof *x);
     Record *r = NULL;
     for (size_t i = 0; i < rows; i++) {
         if (!(r = golden_next(g, r, key, NULL)) || r->n != (int)cols + 2)
             die("%s: row %zu of %s is not there or not %zu long", g->path, i, key, cols);
-        for (size_t j = 0; j < cols; j++) x[i * cols + j] = (int)golden_number(g, r, (int)j + 2);
+        for (size_t j = 0; j < cols; j++) {
+            double value = golden_number(g, r, (int)j + 2);
+            if (!(value >= least && value < bound))
+                die("%s: %s row %zu: %g is not from %d to %d", g->path, key, i, value, least, bound - 1);
+            x[i * cols + j] = (int)value;
+        }
     }
     return x;
 }
@@ -2709,7 +2812,7 @@ static void golden_tensors(Golden *g, const Model *m, const char *key, bool grad
             continue;
         }
         Digest d = digest(t->name, gradients ? t->g : t->w, t->rows * t->cols);
-        double scale = fabs(golden_number(g, r, r->n - 6)), at_most = limit;
+        double scale = fabs(golden_number(g, r, r->n > 6 ? r->n - 6 : -1)), at_most = limit;
         if (gradients) at_most = t->rows == m->E && t->cols == m->C && m->K == 1 ? 5e-4 : 1e-4;
         if (strcmp(key, "param")) golden_compare(g, r, 3, d.v, 6, scale, at_most);
         else { // exact numbers, of which l2 and probe are sums
@@ -2802,7 +2905,7 @@ static void golden_generation(Golden *g, Model *m, const char *tag) {
     int ids[PROMPT + NEW];
     for (int i = 0; r && i < PROMPT; i++) ids[i] = (int)golden_number(g, r, 1 + i);
     for (Tensor *t = m->tensor; r && t < m->tensor + m->n_tensors; t++)
-        for (size_t i = 0; t->decay && t != m->embed && i < t->rows * t->cols; i++)
+        for (size_t i = 0; t->decay && t != m->embed && i < tensor_size(t); i++)
             t->w[i] *= scale;
     Acts *a = acts_new(m, INFERENCE, PROMPT, 1, PROMPT + NEW);
     for (int n = 0; r && n < NEW; n++) {
@@ -2837,7 +2940,8 @@ static void golden_language_model(Golden *g) {
     size_t B = golden_value(g, "batch"), T = golden_value(g, "seq"), N = B * T;
     const char *tag = golden_string(g, "weight_tag");
     golden_next(g, NULL, "data_tag", NULL);
-    int *ids = golden_ints(g, "input_ids", B, T), *labels = golden_ints(g, "labels", B, T);
+    int *ids = golden_ints(g, "input_ids", B, T, 0, c.vocab_size);
+    int *labels = golden_ints(g, "labels", B, T, -100, c.vocab_size);
     int *target = xcalloc(N, sizeof *target), *all = xcalloc(N, sizeof *all);
     Batch batch = {B, T, ids, target, 0};
     for (size_t n = 0; n < N; n++) { // (in `all` every row has a target, so that it gets logits)
@@ -2937,13 +3041,15 @@ static void golden_sampling(Golden *g) {
         Record *past = golden_next(g, NULL, "sampling_history", id);
         Record *set = golden_next(g, NULL, "sampling_setting", id);
         Record *want = golden_next(g, NULL, "sampling_prob", id);
-        if (!past || !set || !want) die("%s: sampling case %s is not complete", g->path, id);
+        if (!past || !set || !want || r->n < 3 || past->n < 2) die("%s: sampling case %s is not complete", g->path, id);
         size_t V = r->n - 2, n = past->n - 2;
         float *p = xcalloc(V, sizeof *p);
         int *history = xcalloc(n + 1, sizeof *history);
         double *got = xcalloc(V, sizeof *got);
         for (size_t v = 0; v < V; v++) p[v] = golden_number(g, r, 2 + v);
         for (size_t i = 0; i < n; i++) history[i] = (int)golden_number(g, past, 2 + i);
+        for (size_t i = 0; i < n; i++)
+            if (history[i] < 0 || history[i] >= (int)V) die("%s: %s: no token", g->path, id);
         Sampling s = {golden_number(g, set, 2), golden_number(g, set, 5), golden_number(g, set, 3),
                       (int)golden_number(g, set, 4)};
         sampling_distribution(p, V, history, n, &s);
@@ -3237,12 +3343,221 @@ static void world_text(World *w, uint64_t world, uint64_t i, bool held_out) {
 }
 
 // =================================================================================================
+// Measuring it: bench
+//
+// How fast the program is, and what of that is the machine: every product is set beside the fastest
+// that the kernel runs at all, and decoding, which reads each active weight once a token, beside
+// the speed at which memory can be read.
+// =================================================================================================
+
+// GFLOP/s of the kernel alone, all threads on panels that stay in their first-level cache.
+static double peak_gflops(void) {
+    enum { TIMES = 30000, K = 128 };
+    double best = 0;
+    for (int repeat = 0; repeat < 5; repeat++) {
+        double start = seconds();
+        #pragma omp parallel for num_threads(n_threads)
+        for (int t = 0; t < n_threads; t++) {
+            _Alignas(64) float a[MR * K], b[K * NR], c[MR * NR] = {0};
+            for (size_t i = 0; i < MR * K; i++) a[i] = i % 3;
+            for (size_t i = 0; i < K * NR; i++) b[i] = i % 5;
+            for (int i = 0; i < TIMES; i++) multiply_panels(c, NR, MR, NR, plain(a, K), b, K, false);
+        }
+        best = fmax(best, 2e-9 * MR * NR * K * TIMES * n_threads / (seconds() - start));
+    }
+    return best;
+}
+
+// Bytes a second at which all threads together read memory.
+static double memory_speed(void) {
+    enum { PIECES = 64, PIECE = 1 << 20 };
+    float *x = xcalloc((size_t)PIECES * PIECE, sizeof *x), sum[PIECES];
+    double best = 0;
+    for (size_t i = 0; i < (size_t)PIECES * PIECE; i++) x[i] = 1; // pages that exist
+    for (int repeat = 0; repeat < 5; repeat++) {
+        double start = seconds();
+        #pragma omp parallel for num_threads(n_threads)
+        for (size_t p = 0; p < PIECES; p++) sum[p] = dot(x + p * PIECE, x + p * PIECE, PIECE);
+        best = fmax(best, sizeof *x * (double)PIECES * PIECE / (seconds() - start));
+    }
+    if (sum[0] != PIECE) die("bench: a sum of ones came out wrong");
+    free(x);
+    return best;
+}
+
+// The three products of a layer (out, in) on n rows, in GFLOP/s.
+static void bench_products(size_t n, size_t in, size_t out, double peak) {
+    float *x = xcalloc(n * in, sizeof *x), *w = xcalloc(in * out, sizeof *w);
+    float *y = xcalloc(n * out, sizeof *y);
+    printf("%5zu x %4zu -> %4zu ", n, in, out);
+    for (int kind = 0; kind < 3; kind++) {
+        double best = INFINITY;
+        for (int repeat = 0; repeat < 8; repeat++) {
+            double start = seconds();
+            if (kind == 0) matmul(n, out, in, plain(x, in), transposed(w, in), y, false);
+            if (kind == 1) matmul(n, in, out, plain(y, out), plain(w, in), x, false);
+            if (kind == 2) matmul(out, in, n, transposed(y, out), plain(x, in), w, true);
+            best = fmin(best, seconds() - start);
+        }
+        double rate = 2e-9 * n * in * out / best;
+        printf("  %s %6.1f (%3.0f%%)", ((const char *[]){"y", "dx", "dw"})[kind], rate, 100 * rate / peak);
+    }
+    printf("\n");
+    free(x), free(w), free(y);
+}
+
+// Trains a new model of B x T random tokens for about a second; tokens/s. With `parts` it prints
+// where the time went.
+static double bench_training(Config c, size_t B, size_t T, bool parts) {
+    static const char *const name[PARTS] = {
+        "norms, RoPE, embedding", "q k v o", "attention", "routing", "feed-forward", "head",
+        "optimiser"};
+    Model *m = model_new(c);
+    model_allocate(m, true, 32);
+    model_init(m, 1);
+    Acts *a = acts_new(m, TRAINING, B * T, 0, 0);
+    Batch b = {B, T, xcalloc(B * T, sizeof(int)), xcalloc(B * T, sizeof(int)), B * T};
+    for (size_t i = 0; i < B * T; i++) b.ids[i] = splitmix64(i) % m->V;
+    for (size_t i = 0; i < B * T; i++) b.target[i] = splitmix64(i + 1) % m->V;
+    double start = 0, took = 0;
+    int steps = 0;
+    for (int step = 1; step < 3 || took < 1.5; step++) { // the first two wake memory and clock
+        if (step == 3) memset(lap_time, 0, sizeof lap_time), start = last_lap = seconds();
+        StepReport r = train_pass(m, a, &b, B);
+        AdamW opt = {1e-4, 0.9, 0.95, 1e-8, 0.1, 1, step};
+        adamw_step(m, &opt, r.norm);
+        lap(OPTIMISER);
+        if (step > 2) steps++, took = seconds() - start;
+    }
+    for (int p = 0; parts && p < PARTS; p++)
+        printf("%s%s %.0f%%", p ? ", " : "    ", name[p], 100 * lap_time[p] / took);
+    if (parts) printf("\n");
+    free(b.ids), free(b.target);
+    acts_free(a), model_free(m);
+    return steps * (double)(B * T) / took;
+}
+
+// Decodes B sequences together, each with a context of 512 tokens; tokens/s, and in *prefill those
+// of the prompt.
+static double bench_decoding(const Model *m, size_t B, double *prefill_rate) {
+    enum { PROMPT = 512, ROOM = 1024 };
+    Acts *a = acts_new(m, INFERENCE, PROMPT, B, ROOM);
+    int ids[PROMPT], start[64], slot[64], n = 0;
+    for (size_t i = 0; i < PROMPT; i++) ids[i] = splitmix64(i) % m->V;
+    for (size_t b = 0; b < B; b++) start[b] = PROMPT, slot[b] = b;
+    prefill(m, a, ids, PROMPT, 0);
+    double began = seconds();
+    prefill(m, a, ids, PROMPT, 0);
+    *prefill_rate = PROMPT / (seconds() - began);
+    for (began = seconds(); n < 4 || (n < ROOM - PROMPT && seconds() - began < 0.7); n++) {
+        model_forward(m, a, ids, B, 1, start, slot);
+        a->n_out = B;
+        for (size_t b = 0; b < B; b++) a->out_row[b] = b, start[b]++;
+        head_forward(m, a);
+    }
+    double rate = n * B / (seconds() - began);
+    acts_free(a);
+    return rate;
+}
+
+static void bench_inference(const Config *c, double memory) {
+    for (int bits = 32; bits >= 8; bits /= 2) {
+        Model *m = model_new(*c);
+        model_allocate(m, false, bits);
+        float *x = NULL;
+        for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
+            x = xrealloc(x, t->rows * t->cols, sizeof *x);
+            for (size_t i = 0; i < tensor_size(t); i++) x[i] = 0.02f * signed_unit(t->offset, i);
+            tensor_pack(t, x);
+        }
+        free(x);
+        double prefill_rate, one = bench_decoding(m, 1, &prefill_rate);
+        double read = (double)weight_bytes(m, bits) * active_params(m) / m->n_params;
+        double eight = bench_decoding(m, 8, &prefill_rate);
+        printf("    %-4s prefill %6.0f   decode %5.0f (%3.0f%% of memory speed)   8 at once %5.0f\n",
+               bits == 32 ? "f32" : bits == 16 ? "bf16" : "int8", prefill_rate, one,
+               100 * one * read / memory, eight);
+        model_free(m);
+    }
+}
+
+// Training and encoding on texts of the tiny world, in MB/s on one thread.
+static void bench_tokenizer(void) {
+    World w = {0};
+    Text all = {0};
+    Ids ids = {0};
+    for (int i = 0; i < 40000; i++) world_text(&w, 1, i, false), text_append(&all, w.text.s, w.text.len);
+    double start = seconds();
+    Trainer *trainer = trainer_new(true);
+    trainer_add(trainer, all.s, all.len);
+    Tokenizer *tok = trainer_finish(trainer, 6400);
+    double trained = seconds();
+    tokenizer_encode(tok, all.s, all.len, true, &ids);
+    printf("\ntokenizer, MB/s on one core: train %.0f, encode %.0f (%.1f MB, %d tokens)\n",
+           all.len * 1e-6 / (trained - start), all.len * 1e-6 / (seconds() - trained), all.len * 1e-6,
+           tok->vocab_size);
+    tokenizer_free(tok);
+    free(all.s), free(ids.id), free(w.text.s);
+}
+
+// The cost of one size, all else equal: tokens/s for each of its values.
+static void bench_scaling(const char *what, const char *fields, const char *field, int from, int to,
+                          bool is_T) {
+    printf("%-32s", what);
+    for (int v = from; v <= to; v *= 2) {
+        Config c = config_preset("tiny");
+        config_parse(&c, fields, "bench");
+        if (*field) config_set(&c, config_find(field, false), v, "bench");
+        config_complete(&c, "bench");
+        size_t T = is_T ? v : 256;
+        printf("  %d: %.0f", v, bench_training(c, 4096 / T, T, false));
+        fflush(stdout);
+    }
+    printf("\n");
+}
+
+static void cmd_bench(const Options *o) {
+    double peak = peak_gflops(), memory = memory_speed();
+    printf("%d thread%s: the kernel computes %.1f GFLOP/s, memory is read at %.1f GB/s\n\n", n_threads,
+           n_threads > 1 ? "s" : "", peak, memory * 1e-9);
+    printf("matrix products in GFLOP/s (share of the kernel)\n");
+    static const size_t shape[][2] = {{768, 768}, {768, 384}, {768, 2432}, {2432, 768}, {768, 6400}};
+    for (int i = 0; i < 5; i++) bench_products(1024, shape[i][0], shape[i][1], peak);
+    for (const struct Preset *p = presets; p < presets + PRESETS; p++) {
+        if (o->preset && strcmp(o->preset, p->name)) continue;
+        Config c = config_preset(p->name);
+        config_complete(&c, p->name);
+        printf("\n%s, tokens/s\n", p->name);
+        double rate = bench_training(c, 4, 256, true);
+        Model *m = model_new(c);
+        printf("    train %.0f (4 x 256; %.0f%% of the kernel)\n", rate,
+               100e-9 * 3 * flops_per_token(m, 256) * rate / peak);
+        model_free(m);
+        bench_inference(&c, memory);
+    }
+    bench_tokenizer();
+    printf("\nscaling: training the tiny model, 4096 tokens a step, tokens/s\n");
+    bench_scaling("tokens in a sequence (dense)", "use_moe=0 max_position_embeddings=4096", "", 128,
+                  4096, true);
+    bench_scaling("experts, one a token", "num_experts_per_tok=1 moe_intermediate_size=384",
+                  "num_experts", 1, 16, false);
+    int all = n_threads;
+    for (n_threads = 1; n_threads <= all; n_threads *= 2) {
+        char what[40];
+        snprintf(what, sizeof what, "threads: %d", n_threads);
+        bench_scaling(what, "", "", 256, 256, false);
+    }
+    n_threads = all;
+}
+
+// =================================================================================================
 // The commands
 // =================================================================================================
 
 // The configuration that the options ask for: a preset or a checkpoint's, then single fields.
 static Config options_config(const Options *o, const Tokenizer *tok) {
-    Config c = o->model ? config_load(o->model) : config_preset(o->preset);
+    if (o->model && o->preset) die("--preset %s: --model has sizes of its own", o->preset);
+    Config c = o->model ? config_load(o->model) : config_preset(o->preset ? o->preset : "tiny");
     for (int i = 0; i < CONFIG_FIELDS; i++)
         if (o->is_set[i])
             config_set(&c, &config_field[i], config_get(&o->set, &config_field[i]), "option");
@@ -3252,7 +3567,7 @@ static Config options_config(const Options *o, const Tokenizer *tok) {
                 c.vocab_size);
         if (!o->model) c.vocab_size = tok->vocab_size;
     }
-    config_complete(&c, o->model ? o->model : o->preset);
+    config_complete(&c, o->model ? o->model : "the configuration");
     return c;
 }
 
@@ -3280,24 +3595,18 @@ static size_t acts_size(const Model *m, enum Mode mode, size_t rows, size_t slot
     return a.size;
 }
 
-static size_t tensor_size(const Tensor *t) { return t->rows * t->cols; }
-
 static void cmd_info(const Options *o) {
     Tokenizer *tok = o->tokenizer ? tokenizer_load(o->tokenizer) : NULL;
     Config c = options_config(o, tok);
     Model *m = model_new(c);
     size_t T = o->seq ? (size_t)o->seq : min_size(c.max_position_embeddings, 512);
     size_t rows = o->batch * T;
-    size_t routed = 0, active;
+    size_t active = active_params(m);
     for (const Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
         printf("%-52s (%zu, %zu) %12zu  %s%s\n", t->name, t->rows, t->cols, tensor_size(t),
                t->std > 0 ? "normal" : "ones", t->decay ? ", decays" : "");
-        if (strstr(t->name, "mlp.experts.")) routed += tensor_size(t);
     }
-    active = m->n_params - (m->E ? routed / m->E * (m->E - m->K) : 0);
-    // Every active weight is multiplied once a token, the embedding as output matrix; attention
-    // adds two products with the T / 2 positions that a token sees on average.
-    double flops = 2.0 * active + 2.0 * m->L * m->H * m->D * T, MB = 1e6 / sizeof(float);
+    double flops = flops_per_token(m, T), MB = 1e6 / sizeof(float);
     size_t room = min_size(c.max_position_embeddings, T);
     printf("\n%-34s %zu (the embedding, which is also the output matrix, counted once)\n",
            "parameters", m->n_params);
@@ -3512,6 +3821,7 @@ static const struct Command {
     {"generate", cmd_generate, "continue a prompt: --model DIR --prompt TEXT"},
     {"eval", cmd_eval, "loss, perplexity and bits per byte: --model DIR --data F"},
     {"info", cmd_info, "tensors, parameters, memory and work of a preset or checkpoint"},
+    {"bench", cmd_bench, "how fast it is, and what of that is the machine"},
     {"check", NULL, "gradients against finite differences, or golden FILE..."},
     {"help", cmd_help, "this page"},
 };
@@ -3556,13 +3866,13 @@ int main(int argc, char **argv) {
     const char *name = named ? argv[1] : "run";
     if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) name = "help", argc = 1;
     argc -= 1 + named, argv += 1 + named;
-    if (!strcmp(name, "check")) return cmd_check(argc, argv);
+    int status = 0;
     for (const struct Command *c = commands; c < commands + COMMANDS; c++) {
         if (strcmp(c->name, name)) continue;
-        parse_options(&o, argc, argv, name[0]);
-        c->run(&o);
+        if (!c->run) status = cmd_check(argc, argv);
+        else parse_options(&o, argc, argv, name[0]), c->run(&o);
         if (fflush(stdout) || ferror(stdout)) die("standard output cannot be written");
-        return 0;
+        return status;
     }
     die("there is no command %s; see minimind help", name);
 }

@@ -221,11 +221,11 @@ check "starts where it stopped" awk -F, 'NR == 2 {exit !($2 < 3)}' more/train.cs
 check "plain text" minimind pretrain --data "mixed.txt,$root/minimind.c" --tokenizer tok --steps 2 \
     --out plain $small
 cp -r model sick
-{ # the last number, one of the final norm's, becomes NaN
+{ # the last number, one of the final norm's, becomes the largest there is
     head -c $(($(wc -c <model/model.safetensors) - 4)) model/model.safetensors
-    printf '\000\000\300\177'
+    printf '\377\377\177\177'
 } >sick/model.safetensors
-refuses "a loss that is not finite" "first bad tensor: model.norm.weight" \
+refuses "a loss that is not finite" "first bad tensor: model.embed_tokens.weight" \
     minimind pretrain --model sick --data world/pretrain.jsonl --steps 5 --out bad
 check "sanitized" minimind-san pretrain --data world/pretrain.jsonl --tokenizer tok --steps 3 \
     --out san $small
@@ -282,6 +282,9 @@ damaged "weights cut off" "model.safetensors" model.safetensors 'head -c 200000'
 damaged "weights of four bytes" "model.safetensors" model.safetensors 'head -c 4'
 damaged "a header that is not JSON" "model.safetensors" model.safetensors "sed '1s/{/[/'"
 damaged "another size in config.json" "config.json makes it" config.json 'sed s/192/200/'
+damaged "a weight that is not a number" "not finite" model.safetensors \
+    'head -c $(($(wc -c <model/model.safetensors) - 4)) && printf "\000\000\300\177"'
+damaged "bytes that belong to no tensor" "leave gaps" model.safetensors 'cat && echo 123'
 damaged "config.json that is not JSON" "config.json" config.json 'head -c 100'
 damaged "an impossible config.json" "config.json" config.json 'sed "/hidden_size/s/[0-9][0-9]*/-3/"'
 damaged "another activation function" "hidden_act" config.json 'sed s/silu/gelu/'

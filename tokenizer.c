@@ -149,12 +149,14 @@ static char *read_file(const char *path, size_t *len) {
 static void make_dir(const char *path) {
     Text t = {0};
     struct stat st;
-    int error = ENOENT;
+    int error = 0;
     for (size_t i = 0, n = strlen(path); i < n; i++) {
         text_append(&t, path + i, 1);
-        if (i + 1 == n || path[i + 1] == '/') error = mkdir(t.s, 0777) ? errno : 0;
+        bool whole = i + 1 == n || path[i + 1] == '/';
+        if (whole && mkdir(t.s, 0777) && errno != EEXIST && !error) error = errno; // the first reason
     }
-    if (stat(path, &st) || !S_ISDIR(st.st_mode)) die("%s: no directory: %s", path, strerror(error));
+    if (stat(path, &st) || !S_ISDIR(st.st_mode))
+        die("%s: no directory: %s", path, strerror(error ? error : ENOTDIR));
     free(t.s);
 }
 
@@ -1054,6 +1056,7 @@ static void load_config(Tokenizer *t, const char *path) {
         const char *said = j && j->type == JSON_STRING ? j->s : json_text(j, "content");
         const char *name = said ? said : names[i];
         *role[i] = dict_number(&t->spelling, name, strlen(name), false);
+        if (j && !said && j->type != JSON_NULL) die("%s: \"%s\" is no string", path, keys[i]);
         if (said && *role[i] < 0) die("%s: \"%s\" is \"%s\", no token", path, keys[i], said);
         if (j && !said) *role[i] = -1;
         if (!config && *role[i] >= 0) text_printf(&t->config, ",\n  \"%s\": \"%s\"", keys[i], name);
@@ -1532,18 +1535,19 @@ static void parse_options(Options *o, const Command *c, char **argv) {
 
 int main(int argc, char **argv) {
     const Command *c = commands, *end = commands + sizeof commands / sizeof *commands;
-    if (argc < 2 || !strcmp(argv[1], "help") || !strcmp(argv[1], "--help")) {
+    Options o = {.arg = xcalloc((size_t)argc + 1, sizeof *o.arg)};
+    bool help = argc < 2 || !strcmp(argv[1], "help") || !strcmp(argv[1], "--help");
+    if (help) {
         printf("Byte-level BPE. PATH is a folder with tokenizer.json in it, or that file.\n\n");
         for (; c < end; c++) printf("  tokenizer %-6s %-48s %s\n", c->name, c->usage, c->what);
-        return argc < 2;
+    } else {
+        while (c < end && strcmp(c->name, argv[1])) c++;
+        if (c == end) die("unknown command \"%s\"; see: tokenizer help", argv[1]);
+        parse_options(&o, c, argv + 2);
+        c->run(&o);
     }
-    while (c < end && strcmp(c->name, argv[1])) c++;
-    if (c == end) die("unknown command \"%s\"; see: tokenizer help", argv[1]);
-    Options o = {.arg = xcalloc((size_t)argc, sizeof *o.arg)};
-    parse_options(&o, c, argv + 2);
-    c->run(&o);
     free(o.arg);
     if (fflush(stdout) || ferror(stdout)) die("cannot write the result: %s", strerror(errno));
-    return 0;
+    return argc < 2;
 }
 #endif
