@@ -125,8 +125,8 @@ enum { VECTOR = 16, MR = 4 };
 #endif
 typedef float Lanes __attribute__((vector_size(VECTOR)));
 enum { LANES = VECTOR / sizeof(float), NR = 2 * LANES };
-enum { MC = 96, KC = 256, NC = 960 }; // of the blocks; whole panels fit into them
-enum { THIN = 8 };                    // with fewer rows than this, packing does not pay
+enum { MC = 96, KC = 768, NC = 480 }; // of the blocks; whole panels fit into them
+enum { THIN = 12 };                   // with fewer rows than this, packing does not pay
 
 // A matrix to be read: element (i, j) stands at at[i * row + j * col].
 typedef struct {
@@ -141,6 +141,13 @@ static View part(View v, size_t i, size_t j) {
     return (View){v.at + i * v.row + j * v.col, v.row, v.col};
 }
 
+// The sum of n = 2^k numbers, by halves: a chain of n additions would have to wait for each of them.
+static inline float add_lanes(float *lane, const size_t n) {
+    for (size_t half = n / 2; half > 0; half /= 2)
+        for (size_t j = 0; j < half; j++) lane[j] += lane[j + half];
+    return lane[0];
+}
+
 // The sum is kept in 32 lanes, each with its own order of additions: a compiler may then use vector
 // registers without being allowed to reorder sums (that would take -ffast-math).
 static float dot(const float *a, const float *b, size_t n) {
@@ -150,8 +157,32 @@ static float dot(const float *a, const float *b, size_t n) {
     for (; i + W <= n; i += W)
         for (size_t j = 0; j < W; j++) lane[j] += a[i + j] * b[i + j];
     for (; i < n; i++) sum += a[i] * b[i];
-    for (size_t j = 0; j < W; j++) sum += lane[j];
-    return sum;
+    return sum + add_lanes(lane, W);
+}
+
+static inline Lanes load(const float *x) { // from any address
+    Lanes v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+
+// y[0], y[ldy], ... += a b for four rows of a, lda apart: four times the work for each load of b.
+static void dot4(float *y, size_t ldy, const float *a, size_t lda, const float *b, size_t n) {
+    Lanes acc[4][2] = {{{0}}};
+    size_t i = 0;
+    for (; i + NR <= n; i += NR) {
+        Lanes b0 = load(b + i), b1 = load(b + i + LANES);
+        for (size_t r = 0; r < 4; r++) {
+            acc[r][0] += load(a + r * lda + i) * b0;
+            acc[r][1] += load(a + r * lda + i + LANES) * b1;
+        }
+    }
+    for (size_t r = 0; r < 4; r++) {
+        float lane[NR];
+        memcpy(lane, acc[r], sizeof lane);
+        y[r * ldy] += add_lanes(lane, NR);
+        for (size_t k = i; k < n; k++) y[r * ldy] += a[r * lda + k] * b[k];
+    }
 }
 
 // Copies rows x K of v into panels of R rows, each stored (K, R); a last narrow panel is filled up
@@ -218,9 +249,12 @@ static void gemm_thin(size_t M, size_t N, size_t K, View a, View b, float *c, si
     if (!add)
         for (size_t i = 0; i < M; i++) memset(c + i * ldc, 0, N * sizeof *c);
     if (b.row == 1 && a.col == 1)
-        for (size_t j = 0; j < N; j++)
-            for (size_t i = 0; i < M; i++)
-                c[i * ldc + j] += dot(a.at + i * a.row, b.at + j * b.col, K);
+        for (size_t j = 0; j < N; j++) {
+            size_t i = 0;
+            for (; i + 4 <= M; i += 4)
+                dot4(c + i * ldc + j, ldc, a.at + i * a.row, a.row, b.at + j * b.col, K);
+            for (; i < M; i++) c[i * ldc + j] += dot(a.at + i * a.row, b.at + j * b.col, K);
+        }
     else
         for (size_t k = 0; k < K; k++)
             for (size_t i = 0; i < M; i++) {
@@ -326,8 +360,7 @@ static float row_exp(float *y, const float *x, size_t n, float shift) {
     for (; i + W <= n; i += W)
         for (size_t j = 0; j < W; j++) lane[j] += y[i + j] = fast_exp(x[i + j] - shift);
     for (; i < n; i++) sum += y[i] = fast_exp(x[i] - shift);
-    for (size_t j = 0; j < W; j++) sum += lane[j];
-    return sum;
+    return sum + add_lanes(lane, W);
 }
 
 // y = softmax(x): subtracting the maximum changes nothing but keeps e^x in range. y may be x.
@@ -374,28 +407,32 @@ static void tensor_row(float *to, const Tensor *w, size_t row) {
 }
 
 // Row `row` of w, kept in fewer bits, times x: both are read once, and nothing is written.
-static float packed_dot(const Tensor *w, size_t row, const float *x) {
-    size_t at = row * w->cols;
-    float lane[BLOCK] = {0}, sum = 0;
-    for (size_t i = 0; w->bf16 && i < w->cols; i += BLOCK)
-        for (size_t j = 0; j < BLOCK; j++) lane[j] += x[i + j] * bf16_at(w->bf16[at + i + j]);
-    for (size_t i = 0; w->int8 && i < w->cols; i += BLOCK) {
-        const uint32_t *word = w->int8 + (at + i) / 4;
-        float scale = w->scale[(at + i) / BLOCK];
+static float bf16_dot(const Tensor *w, size_t row, const float *x) {
+    enum { W = 32 };
+    const uint16_t *b = w->bf16 + row * w->cols;
+    float lane[W] = {0};
+    for (size_t i = 0; i < w->cols; i += W)
+        for (size_t j = 0; j < W; j++) lane[j] += x[i + j] * bf16_at(b[i + j]);
+    return add_lanes(lane, W);
+}
+
+static float int8_dot(const Tensor *w, size_t row, const float *x) {
+    const uint32_t *word = w->int8 + row * w->cols / 4;
+    const float *scale = w->scale + row * w->cols / BLOCK;
+    float lane[WORDS] = {0};
+    for (size_t i = 0; i < w->cols; i += BLOCK, word += WORDS, scale++, x += BLOCK)
         for (size_t j = 0; j < WORDS; j++)
-            lane[j] += scale * (x[i + j] * int8_at(word[j], 0) +
-                                x[i + WORDS + j] * int8_at(word[j], 1) +
-                                x[i + 2 * WORDS + j] * int8_at(word[j], 2) +
-                                x[i + 3 * WORDS + j] * int8_at(word[j], 3));
-    }
-    for (size_t j = 0; j < BLOCK; j++) sum += lane[j];
-    return sum;
+            lane[j] += *scale * (x[j] * int8_at(word[j], 0) + x[WORDS + j] * int8_at(word[j], 1) +
+                                 x[2 * WORDS + j] * int8_at(word[j], 2) +
+                                 x[3 * WORDS + j] * int8_at(word[j], 3));
+    return add_lanes(lane, WORDS);
 }
 
 // y (n, out) = x (n, in) w^T; y += with add. For several rows, weights kept in fewer bits are
 // written out as floats, a few rows at a time, which never leave the cache.
 static void linear_forward(float *y, const float *x, const Tensor *w, size_t n, bool add) {
     size_t in = w->cols, out = w->rows, stripe = n < THIN ? 4 : 96;
+    if (n == 0) return; // an expert that nobody chose
     if (w->w) {
         matmul(n, out, in, plain(x, in), transposed(w->w, in), y, add);
         return;
@@ -405,8 +442,8 @@ static void linear_forward(float *y, const float *x, const Tensor *w, size_t n, 
         size_t rows = min_size(stripe, out - o);
         float *part = scratch(stripe * in);
         for (size_t r = 0; r < rows; r++)
-            if (n == 1) y[o + r] = packed_dot(w, o + r, x) + (add ? y[o + r] : 0);
-            else tensor_row(part + r * in, w, o + r);
+            if (n > 1) tensor_row(part + r * in, w, o + r);
+            else y[o + r] = (add ? y[o + r] : 0) + (w->bf16 ? bf16_dot : int8_dot)(w, o + r, x);
         if (n > 1) gemm(n, rows, in, plain(x, in), transposed(part, in), y + o, out, add);
     }
 }
@@ -478,8 +515,7 @@ static void rmsnorm_backward(float *dx, float *dw, const float *dy, const float 
             for (; c + 8 <= C; c += 8)
                 for (size_t j = 0; j < 8; j++) lane[j] += dy_i[c + j] * w[c + j] * x_i[c + j];
             for (; c < C; c++) sum += dy_i[c] * w[c] * x_i[c];
-            for (size_t j = 0; j < 8; j++) sum += lane[j];
-            float shared = r * r * r / C * sum;
+            float shared = r * r * r / C * (sum + add_lanes(lane, 8));
             for (c = 0; c < C; c++) {
                 dx_i[c] += r * w[c] * dy_i[c] - shared * x_i[c];
                 dw_p[c] += dy_i[c] * x_i[c] * r;
@@ -3472,7 +3508,8 @@ static void bench_inference(const Config *c, double memory) {
         }
         free(x);
         double prefill_rate, one = bench_decoding(m, 1, &prefill_rate);
-        double read = (double)weight_bytes(m, bits) * active_params(m) / m->n_params;
+        double read = (double)weight_bytes(m, bits) * active_params(m) / m->n_params +
+                      2.0 * m->L * m->KV * m->D * sizeof(float) * 600; // and the KV cache
         double eight = bench_decoding(m, 8, &prefill_rate);
         printf("    %-4s prefill %6.0f   decode %5.0f (%3.0f%% of memory speed)   8 at once %5.0f\n",
                bits == 32 ? "f32" : bits == 16 ? "bf16" : "int8", prefill_rate, one,
