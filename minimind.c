@@ -2695,6 +2695,37 @@ static void check_kernels(Tally *tally) {
     report(tally, "e^x at the ends of its range, and of NaN", worst_edge, 3e-7);
 }
 
+// Weights in fewer bits: what comes back differs by no more than their rounding, and a product with
+// them is the product with what comes back.
+static void check_packing(Tally *tally) {
+    enum { OUT = 9, IN = 3 * BLOCK, N = 3 };
+    for (int bits = 16; bits >= 8 && sizeof(float) == 4; bits /= 2) {
+        Model m = {.tensor = &(Tensor){.rows = OUT, .cols = IN, .std = 1}, .n_tensors = 1};
+        float w[OUT * IN], back[OUT * IN], x[N * IN], want[N * OUT] = {0}, got[N * OUT];
+        double rounding = 0, product = 0;
+        for (size_t i = 0; i < OUT * IN; i++) w[i] = normal(3, i);
+        for (size_t i = 0; i < N * IN; i++) x[i] = normal(4, i);
+        model_allocate(&m, false, bits);
+        tensor_pack(m.tensor, w);
+        for (size_t o = 0; o < OUT; o++) tensor_row(back + o * IN, m.tensor, o);
+        for (size_t i = 0; i < OUT * IN; i++) {
+            float most = fabsf(w[i]);
+            for (size_t k = i / BLOCK * BLOCK; bits == 8 && k < i / BLOCK * BLOCK + BLOCK; k++)
+                most = fmaxf(most, fabsf(w[k]));
+            rounding = worse(rounding, fabs(back[i] - w[i]) / most);
+        }
+        report(tally, bits == 16 ? "bf16 weights" : "int8 weights", rounding,
+               bits == 16 ? 1.0 / 256 : 1.0 / 253);
+        matmul(N, OUT, IN, plain(x, IN), transposed(back, IN), want, false);
+        for (size_t n = 1; n <= N; n += 2) { // one row has code of its own
+            linear_forward(got, x, m.tensor, n, false);
+            for (size_t i = 0; i < n * OUT; i++) product = worse(product, fabs(got[i] - want[i]));
+        }
+        report(tally, bits == 16 ? "a product with them" : "a product with these", product, 1e-4);
+        free(m.params);
+    }
+}
+
 // ---- golden files -------------------------------------------------------------------------------
 
 typedef struct {
@@ -3655,9 +3686,15 @@ static void cmd_info(const Options *o) {
     printf("%-34s %.1f MB = 4 x %.1f (weights, gradients, AdamW) + %.1f (activations, %ld x %zu)\n",
            "memory to train", train / MB, m->n_params / MB, (train - 4 * m->n_params) / MB,
            o->batch, T);
-    size_t infer = acts_size(m, INFERENCE, min_size(room, 512), 1, room);
-    printf("%-34s %.1f MB = %.1f (weights) + %.1f (KV cache and activations, %zu positions)\n",
-           "memory to generate", (m->n_params + infer) / MB, m->n_params / MB, infer / MB, room);
+    printf("%-34s %.1f MB\n", "the same with --recompute 1",
+           (4 * m->n_params + acts_size(m, RECOMPUTE, rows, 0, 0)) / MB);
+    double infer = acts_size(m, INFERENCE, min_size(room, 512), 1, room) / MB;
+    for (int bits = 32; bits >= 8; bits /= 2) {
+        double weights = weight_bytes(m, bits) * 1e-6;
+        printf("%-34s %.1f MB = %.1f (weights, %s) + %.1f (KV cache and activations, %zu "
+               "positions)\n", "memory to generate", weights + infer, weights,
+               bits == 32 ? "f32" : bits == 16 ? "bf16" : "int8", infer, room);
+    }
 }
 
 static Score pretrain(Options o) {
@@ -3884,7 +3921,7 @@ static void cmd_help(const Options *o) {
 static int cmd_check(int n, char **files) {
     Tally tally = {0};
     for (int i = 0; i < n; i++) check_golden(files[i], &tally);
-    if (n == 0) check_kernels(&tally);
+    if (n == 0) check_kernels(&tally), check_packing(&tally);
     for (size_t i = 0; n == 0 && i < sizeof check_variant / sizeof *check_variant; i++) {
         check_decoding(&tally, check_variant[i][0], check_variant[i][1]);
         check_gradients(&tally, check_variant[i][0], check_variant[i][1]);
