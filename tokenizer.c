@@ -893,6 +893,173 @@ static void decode_end(Utf8Stream *u, Text *out) {
 }
 
 // ------------------------------------------------------------------------------------------------
+// Chat. A conversation becomes one text by the template that MiniMind's models are trained with:
+//
+//     <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\nHello<|im_end|>\n
+//                                                            [trained                          ]
+//
+// Between <think> and </think> stands the assistant's reasoning, if any. While the text is made, it
+// is noted which of it a model shall learn to say: in every turn of the assistant all that follows
+// the line with its name, up to and with the <|im_end|> that closes it.
+
+typedef struct { Text text; Ids cut; } Chat; // text[cut[0]..cut[1]], [cut[2]..cut[3]], ...: trained
+
+static void chat_add(Chat *c, const char *s) { text_append(&c->text, s, strlen(s)); }
+
+// A value as Python's json.dumps writes it, and so the template's `tojson`.
+static void json_write(Text *out, const Json *j) {
+    static const char *const words[] = {"null", "false", "true"};
+    bool object = j->type == JSON_OBJECT;
+    if (j->type < JSON_NUMBER) text_printf(out, "%s", words[j->type]);
+    else if (j->type == JSON_NUMBER) text_append(out, j->s, j->len);
+    else if (j->type == JSON_STRING) json_write_string(out, j->s, j->len);
+    else {
+        text_append(out, object ? "{" : "[", 1);
+        for (const Json *e = j->child; e; e = e->next) {
+            if (object) json_write_string(out, e->key, strlen(e->key)), text_append(out, ": ", 2);
+            json_write(out, e);
+            if (e->next) text_append(out, ", ", 2);
+        }
+        text_append(out, object ? "}" : "]", 1);
+    }
+}
+
+// Appends s to end without the newlines around it, or only without those before it.
+static void add_stripped(Text *out, const char *s, const char *end, bool both) {
+    while (s < end && *s == '\n') s++;
+    while (both && s < end && end[-1] == '\n') end--;
+    text_append(out, s, (size_t)(end - s));
+}
+
+static const char *last_in(const char *s, const char *end, const char *what) {
+    const char *found = NULL;
+    for (const char *p = s; (p = strstr(p, what)) && p < end; p++) found = p;
+    return found;
+}
+
+// The calls of tools behind what the assistant says: a list, or its text as JSON.
+static void render_calls(Chat *c, const Json *calls, bool said) {
+    Json *parsed = NULL;
+    const char *error;
+    size_t at;
+    if (calls && calls->type == JSON_STRING && calls->len)
+        calls = parsed = json_parse(calls->s, calls->len, &error, &at);
+    for (const Json *e = calls && calls->type == JSON_ARRAY ? calls->child : NULL; e; e = e->next) {
+        const Json *call = json_get(e, "function") ? json_get(e, "function") : e;
+        const Json *arguments = json_get(call, "arguments");
+        if (said || e != calls->child) chat_add(c, "\n");
+        chat_add(c, "<tool_call>\n{\"name\": \"");
+        chat_add(c, json_text(call, "name") ? json_text(call, "name") : "");
+        chat_add(c, "\", \"arguments\": ");
+        if (arguments && arguments->type == JSON_STRING) chat_add(c, arguments->s);
+        else if (arguments) json_write(&c->text, arguments);
+        chat_add(c, "}\n</tool_call>");
+    }
+    json_free(parsed);
+}
+
+static void render_assistant(Chat *c, const Json *m) {
+    const char *s = json_text(m, "content") ? json_text(m, "content") : "", *end = s + strlen(s);
+    const char *why = json_text(m, "reasoning_content"), *why_end = why ? why + strlen(why) : NULL;
+    const char *close = strstr(s, "</think>");
+    if (!why && close) { // the reasoning stands in the content
+        const char *open = last_in(s, close, "<think>");
+        why = open ? open + strlen("<think>") : s, why_end = close;
+        s = last_in(s, end, "</think>") + strlen("</think>");
+        while (*s == '\n') s++;
+    }
+    chat_add(c, "<|im_start|>assistant\n");
+    ids_push(&c->cut, (int)c->text.len);
+    chat_add(c, "<think>\n");
+    if (why) add_stripped(&c->text, why, why_end, true);
+    chat_add(c, "\n</think>\n\n");
+    add_stripped(&c->text, s, end, false);
+    render_calls(c, json_get(m, "tool_calls"), s < end);
+    chat_add(c, "<|im_end|>");
+    ids_push(&c->cut, (int)c->text.len);
+    chat_add(c, "\n");
+}
+
+static void render_tools(Chat *c, const Json *tools) {
+    chat_add(c, "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+             "You are provided with function signatures within <tools></tools> XML tags:\n<tools>");
+    for (const Json *e = tools->child; e; e = e->next) {
+        chat_add(c, "\n");
+        json_write(&c->text, e);
+    }
+    chat_add(c, "\n</tools>\n\nFor each function call, return a json object with function name and "
+             "arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n{\"name\": "
+             "<function-name>, \"arguments\": <args-json-object>}\n</tool_call>");
+}
+
+static bool role_is(const Json *m, const char *role) {
+    const char *is = json_text(m, "role");
+    return is && !strcmp(is, role);
+}
+
+// Appends a list of messages; tools is a list or NULL. With `prompt` the assistant's turn is opened
+// at the end, with `think` in the middle of its thoughts. Returns what is wrong, or NULL.
+static const char *chat_render(Chat *c, const Json *messages, const Json *tools, bool prompt,
+                               bool think) {
+    if (!messages || messages->type != JSON_ARRAY) return "there is no list of messages";
+    if (!messages->child) return "the list of messages is empty";
+    for (const Json *m = messages->child; m; m = m->next)
+        if (!role_is(m, "system") && !role_is(m, "user") && !role_is(m, "assistant") &&
+            !role_is(m, "tool")) return "a message's role is none of system user assistant tool";
+    const Json *m = messages->child, *before = NULL;
+    if (tools && tools->type == JSON_ARRAY && tools->child) {
+        chat_add(c, "<|im_start|>system\n");
+        if (role_is(m, "system") && json_text(m, "content"))
+            chat_add(c, json_text(m, "content")), chat_add(c, "\n\n");
+        render_tools(c, tools);
+        chat_add(c, "<|im_end|>\n");
+        if (role_is(m, "system")) m = m->next;
+    }
+    for (; m; before = m, m = m->next) {
+        const char *content = json_text(m, "content") ? json_text(m, "content") : "";
+        if (role_is(m, "assistant")) render_assistant(c, m);
+        else if (role_is(m, "tool")) { // answers that follow each other share a turn of the user
+            if (!before || !role_is(before, "tool")) chat_add(c, "<|im_start|>user");
+            text_printf(&c->text, "\n<tool_response>\n%s\n</tool_response>", content);
+            if (!m->next || !role_is(m->next, "tool")) chat_add(c, "<|im_end|>\n");
+        } else text_printf(&c->text, "<|im_start|>%s\n%s<|im_end|>\n", json_text(m, "role"), content);
+    }
+    if (prompt) chat_add(c, "<|im_start|>assistant\n<think>\n");
+    if (prompt && !think) chat_add(c, "\n</think>\n\n");
+    return NULL;
+}
+
+// The same for a record with these messages, whose tools may stand in it or, as in MiniMind's data,
+// in a system message, there as the text of JSON.
+static const char *chat_record(Chat *c, const Json *record, const Json *messages, bool prompt,
+                               bool think) {
+    const Json *tools = json_get(record, "tools"), *list = messages;
+    const char *error = NULL;
+    Json *parsed = NULL;
+    size_t at;
+    c->text.len = c->cut.n = 0;
+    for (const Json *m = list && list->type == JSON_ARRAY ? list->child : NULL; m; m = m->next)
+        if (role_is(m, "system") && json_get(m, "tools")) tools = json_get(m, "tools");
+    if (tools && tools->type == JSON_STRING && tools->len)
+        tools = parsed = json_parse(tools->s, tools->len, &error, &at);
+    if (!error) error = chat_render(c, messages, tools, prompt, think);
+    json_free(parsed);
+    return error;
+}
+
+enum { TRAINED = 1 << 30 }; // a mark on an id
+
+// Appends the ids of a rendered conversation; those to be trained carry the mark.
+static void chat_encode(Tokenizer *t, const Chat *c, Ids *out) {
+    for (size_t i = 0, at = 0; i <= c->cut.n; i++) {
+        size_t end = i < c->cut.n ? (size_t)c->cut.id[i] : c->text.len, first = out->n;
+        tokenizer_encode(t, c->text.s + at, end - at, true, out);
+        for (size_t k = first; i % 2 == 1 && k < out->n; k++) out->id[k] |= TRAINED;
+        at = end;
+    }
+}
+
+// ------------------------------------------------------------------------------------------------
 // Files. tokenizer.json is Hugging Face's format: "model" has "vocab" (spelling -> id) and
 // "merges"; "added_tokens" may repeat tokens of the vocabulary or add to it. A setting that would
 // change the ids and is not implemented is refused: ids that are almost right are wrong.
@@ -1332,7 +1499,7 @@ static Tokenizer *trainer_finish(Trainer *tr, int vocab_size) {
 typedef struct {
     const char *tokenizer, *out;
     int vocab;
-    bool single_digits, color;
+    bool single_digits, color, chat;
     char **arg; int n_args; // what is not an option: files, or the text
 } Options;
 
@@ -1410,7 +1577,33 @@ static void convert(const Options *o, bool (*next)(Reader *),
     tokenizer_free(t);
 }
 
+// The messages of a record, under the name that it has for them.
+static const Json *messages_of(const Json *record) {
+    const Json *list = json_get(record, "messages");
+    return list ? list : json_get(record, "conversations");
+}
+
+static bool json_is_true(const Json *record, const char *key) {
+    const Json *j = json_get(record, key);
+    return j && j->type == JSON_TRUE;
+}
+
+// Appends a record's conversation as the template renders it, as a JSON string.
+static void render_record(Tokenizer *t, const Reader *r, Text *out) {
+    Chat c = {{0}, {0}};
+    (void)t;
+    const char *error = chat_record(&c, r->json, messages_of(r->json),
+                                    json_is_true(r->json, "add_generation_prompt"),
+                                    json_is_true(r->json, "open_thinking"));
+    if (error) die("%s:%zu: %s", r->path, r->number, error);
+    json_write_string(out, c.text.s, c.text.len);
+    free(c.text.s);
+    free(c.cut.id);
+}
+
 static void cmd_encode(const Options *o) { convert(o, reader_next, encode_record); }
+
+static void cmd_chat(const Options *o) { convert(o, reader_next, render_record); }
 
 static void cmd_decode(const Options *o) { convert(o, reader_line, decode_line); }
 
@@ -1471,7 +1664,42 @@ static void print_word(const Tokenizer *t, const char *s, size_t n) {
     printf("\n");
 }
 
+// Appends a conversation with what is trained in green, then each position: what is read there,
+// whether its target counts, and the target, which is the next token.
+static void show_record(Tokenizer *t, const Reader *r, Text *out) {
+    Chat c = {{0}, {0}};
+    Ids ids = {0};
+    const char *error = chat_record(&c, r->json, messages_of(r->json), false, false);
+    if (error) die("%s:%zu: %s", r->path, r->number, error);
+    chat_encode(t, &c, &ids);
+    for (size_t i = 0; i < ids.n; i++) {
+        const Token *token = &t->token[ids.id[i] & ~TRAINED];
+        text_printf(out, "\x1B[%sm", ids.id[i] & TRAINED ? "32" : "90");
+        text_append(out, token->s, token->len);
+    }
+    text_printf(out, "\x1B[0m\n%-8s %-24s %-6s target\n", "id", "token", "mask");
+    for (size_t i = 0; i + 1 < ids.n; i++) {
+        bool trained = (ids.id[i + 1] & TRAINED) != 0;
+        const Token *token = &t->token[ids.id[i] & ~TRAINED], *next;
+        Text piece = {0}, target = {0};
+        next = &t->token[ids.id[i + 1] & ~TRAINED];
+        write_visible(&piece, token->s, token->len);
+        write_visible(&target, next->s, next->len);
+        text_printf(out, "%-8d %-24s %-6d %s\n", ids.id[i] & ~TRAINED, piece.s ? piece.s : "", trained,
+                    trained ? target.s : "-");
+        free(piece.s);
+        free(target.s);
+    }
+    free(c.text.s);
+    free(c.cut.id);
+    free(ids.id);
+}
+
 static void cmd_show(const Options *o) {
+    if (o->chat) {
+        convert(o, reader_next, show_record);
+        return;
+    }
     if (o->n_args != 1 || !*o->arg[0]) die("show needs one TEXT, in quotes if it has spaces");
     Tokenizer *t = tokenizer_load(o->tokenizer);
     const char *text = o->arg[0], *word = NULL;
@@ -1503,7 +1731,9 @@ static const Command commands[] = {
     {"train", cmd_train, "--vocab N --out DIR [--single-digits] FILE...", "learn N tokens"},
     {"encode", cmd_encode, "--tokenizer PATH [FILE...]", "{\"text\": ...} lines -> lines of ids"},
     {"decode", cmd_decode, "--tokenizer PATH [FILE...]", "lines of ids -> JSON strings"},
+    {"chat", cmd_chat, "--tokenizer PATH [FILE...]", "conversations -> the texts a model reads"},
     {"show", cmd_show, "--tokenizer PATH [--color] TEXT", "how a text is cut and a word is merged"},
+    {"show", cmd_show, "--tokenizer PATH --chat [FILE...]", "which tokens of a conversation train"},
 };
 
 // Reads the options of a command; its usage line is the list of what is allowed.
@@ -1517,6 +1747,7 @@ static void parse_options(Options *o, const Command *c, char **argv) {
             die("%s: unknown option %s; allowed: %s", c->name, name, c->usage);
         if (!strcmp(name, "--single-digits")) { o->single_digits = true; continue; }
         if (!strcmp(name, "--color")) { o->color = true; continue; }
+        if (!strcmp(name, "--chat")) { o->chat = true; continue; }
         const char *value = *++argv;
         if (!value) die("%s: %s needs a value", c->name, name);
         if (!strcmp(name, "--tokenizer")) o->tokenizer = value;
@@ -1539,9 +1770,11 @@ int main(int argc, char **argv) {
     bool help = argc < 2 || !strcmp(argv[1], "help") || !strcmp(argv[1], "--help");
     if (help) {
         printf("Byte-level BPE. PATH is a folder with tokenizer.json in it, or that file.\n\n");
-        for (; c < end; c++) printf("  tokenizer %-6s %-48s %s\n", c->name, c->usage, c->what);
+        for (; c < end; c++) printf("  tokenizer %-6s %-46s %s\n", c->name, c->usage, c->what);
     } else {
-        while (c < end && strcmp(c->name, argv[1])) c++;
+        bool chat = false;
+        for (int i = 2; i < argc; i++) chat |= !strcmp(argv[i], "--chat");
+        while (c < end && (strcmp(c->name, argv[1]) || (chat && !strstr(c->usage, "--chat")))) c++;
         if (c == end) die("unknown command \"%s\"; see: tokenizer help", argv[1]);
         parse_options(&o, c, argv + 2);
         c->run(&o);
