@@ -59,6 +59,7 @@
 #include <math.h>
 #include <signal.h>
 #include <stddef.h>
+#include <sys/mman.h>
 #include <time.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -1596,26 +1597,243 @@ static void model_backward(const Model *m, Acts *a) {
 }
 
 // =================================================================================================
+// Options
+// =================================================================================================
+
+typedef struct {
+    const char *data, *held_out, *tokenizer, *preset, *model, *out, *prompt, *weights, *loss, *task;
+    long steps, epochs, batch, seq, warmup, accumulate, seed, threads, eval_every, max_new_tokens;
+    long top_k, documents, recompute, num_generations, updates, think;
+    double lr, beta2, weight_decay, clip, temperature, top_p, repetition_penalty;
+    double beta, epsilon, epsilon_high;
+    Config set;        // fields of the configuration that an option gave,
+    bool is_set[CONFIG_FIELDS]; // and which ones those are
+} Options;
+
+// The letters of the commands stand in the table of commands: p retrain, s ft, d po, g rpo are stages
+// of training; w rite (generate), c hat, e val, i nfo, b ench, t iny world, r un.
+static const struct Option {
+    const char *name, *commands; // the letters of the commands that know it
+    char kind;                   // s text, i whole number, f number
+    size_t offset;
+    double least, most, preset;  // NAN: not said
+    const char *text, *meaning;  // text: the preset of a text
+} option_table[] = {
+#define AT(field) offsetof(Options, field)
+#define STAGES "psdg"
+    {"data", STAGES "e", 's', AT(data), 0, 0, 0, NULL, "JSONL or plain text; several with commas"},
+    {"held-out", STAGES, 's', AT(held_out), 0, 0, 0, NULL,
+     "measure on this file, not on every 50th document"},
+    {"tokenizer", STAGES "i", 's', AT(tokenizer), 0, 0, 0, NULL, "folder or tokenizer.json"},
+    {"preset", STAGES "ib", 's', AT(preset), 0, 0, 0, NULL, "sizes to start from, see help"},
+    {"model", STAGES "wcei", 's', AT(model), 0, 0, 0, NULL, "checkpoint folder to start from"},
+    {"out", STAGES "t", 's', AT(out), 0, 0, 0, NULL, "folder for what the command makes"},
+    {"steps", STAGES, 'i', AT(steps), 0, 1e9, 0, NULL,
+     "optimiser steps; 0: as many as --epochs take"},
+    {"epochs", STAGES, 'i', AT(epochs), 1, 1e6, 1, NULL, "passes over the data"},
+    {"batch", STAGES "i", 'i', AT(batch), 1, 1e6, 8, NULL,
+     "sequences (pairs, prompts) in memory at a time"},
+    {"seq", STAGES "i", 'i', AT(seq), 1, 1 << 24, 0, NULL, "tokens in a sequence, at most"},
+    {"lr", STAGES, 'f', AT(lr), 0, 10, NAN, NULL, "highest learning rate; each stage has its own"},
+    {"warmup", STAGES, 'i', AT(warmup), 0, 1e9, 0, NULL, "steps in which the rate rises to it"},
+    {"accumulate", STAGES, 'i', AT(accumulate), 1, 1e6, 1, NULL, "batches for one optimiser step"},
+    {"beta2", STAGES, 'f', AT(beta2), 0, 0.999999, 0.95, NULL,
+     "AdamW's memory of squared gradients"},
+    {"weight-decay", STAGES, 'f', AT(weight_decay), 0, 10, 0.1, NULL,
+     "of matrices; norms never decay"},
+    {"clip", STAGES, 'f', AT(clip), 0, 1e9, 1, NULL, "longest gradient; 0: any"},
+    {"eval-every", STAGES, 'i', AT(eval_every), 0, 1e9, 0, NULL,
+     "steps between measurements; 0: a tenth"},
+    {"recompute", STAGES, 'i', AT(recompute), 0, 1, 0, NULL,
+     "1: less memory for a quarter more work"},
+    {"beta", "dg", 'f', AT(beta), 0, 100, 0.1, NULL, "how much the reference holds the model back"},
+    {"loss", "g", 's', AT(loss), 0, 0, 0, "grpo", "grpo or cispo"},
+    {"num-generations", "g", 'i', AT(num_generations), 2, 4096, 8, NULL, "answers to each prompt"},
+    {"updates", "g", 'i', AT(updates), 1, 100, 1, NULL, "optimiser steps on the same answers"},
+    {"epsilon", "g", 'f', AT(epsilon), 0, 1, 0.2, NULL, "grpo: the ratio's room around 1"},
+    {"epsilon-high", "g", 'f', AT(epsilon_high), 1, 100, 5, NULL, "cispo: the ratio's limit"},
+    {"think", "gwce", 'i', AT(think), 0, 1, 0, NULL, "1: the answer begins with thoughts"},
+    {"seed", STAGES "rwct", 'i', AT(seed), 0, 1e15, 1, NULL, "the same seed gives the same bits"},
+    {"threads", STAGES "rwceitb", 'i', AT(threads), 1, 1024, 0, NULL, "all cores when not said"},
+    {"weights", "wce", 's', AT(weights), 0, 0, 0, "f32", "keep them as f32, bf16 or int8"},
+    {"task", "e", 's', AT(task), 0, 0, 0, "ppl", "ppl, qa, think, pref or choice"},
+    {"prompt", "w", 's', AT(prompt), 0, 0, 0, "", "text to continue"},
+    {"max-new-tokens", "gwce", 'i', AT(max_new_tokens), 1, 1 << 24, 256, NULL, "longest answer"},
+    {"temperature", "gwc", 'f', AT(temperature), 0, 100, 0.85, NULL,
+     "0: always the most probable token"},
+    {"top-k", "wc", 'i', AT(top_k), 0, 1e9, 50, NULL, "draw from the k most probable; 0: from all"},
+    {"top-p", "wc", 'f', AT(top_p), 0, 1, 0.85, NULL,
+     "draw from the most probable that hold p together"},
+    {"repetition-penalty", "wc", 'f', AT(repetition_penalty), 0.01, 100, 1, NULL, "1: none"},
+    {"documents", "t", 'i', AT(documents), 1, 1e9, 30000, NULL, "texts in the training part"},
+#undef AT
+};
+enum { OPTIONS = sizeof option_table / sizeof *option_table };
+
+static void option_set(Options *o, const struct Option *p, const char *text, double number) {
+    char *at = (char *)o + p->offset;
+    if (p->kind == 's') *(const char **)at = text;
+    else if (p->kind == 'i') *(long *)at = (long)number;
+    else *(double *)at = number;
+}
+
+static Options default_options(void) {
+    Options o = {0};
+    for (const struct Option *p = option_table; p < option_table + OPTIONS; p++)
+        option_set(&o, p, p->text, p->preset);
+    return o;
+}
+
+static double parse_number(const char *name, const char *s, double least, double most, bool whole) {
+    char *end;
+    double value = strtod(s, &end);
+    if (!*s || *end || !(value >= least && value <= most) || (whole && value != floor(value)))
+        die("--%s %s: allowed is %s from %.15g to %.15g", name, s,
+            whole ? "a whole number" : "a number", least, most);
+    return value;
+}
+
+// Reads "--name value" pairs behind a command; `letter` is the command's. Dies with what is allowed.
+static void parse_options(Options *o, int argc, char **argv, char letter) {
+    bool sized = strchr(STAGES "i", letter);
+    for (int i = 0; i < argc; i += 2) {
+        const char *name = argv[i] + 2;
+        if (strncmp(argv[i], "--", 2)) die("%s: options look like --name value", argv[i]);
+        const struct Option *p = option_table, *end = p + OPTIONS;
+        while (p < end && (strcmp(p->name, name) || !strchr(p->commands, letter))) p++;
+        const struct Field *f = sized ? config_find(name, false) : NULL;
+        if (p == end && !f) die("--%s: this command has no such option; see minimind help", name);
+        if (p == end && f == config_field && letter != 'i')
+            die("--%s: the tokenizer decides it", name);
+        if (i + 1 >= argc) die("--%s: its value is missing", name);
+        const char *value = argv[i + 1];
+        if (p == end) {
+            config_set(&o->set, f, parse_number(name, value, f->least, f->most, !f->real), name);
+            o->is_set[f - config_field] = true;
+        } else {
+            bool text = p->kind == 's', whole = p->kind == 'i';
+            option_set(o, p, value, text ? 0 : parse_number(name, value, p->least, p->most, whole));
+        }
+    }
+    if (o->threads) n_threads = (int)o->threads;
+}
+
+// Which of the words, separated by spaces, an option's value is, from 0 on; dies if it is none.
+static int one_of(const char *option, const char *value, const char *words) {
+    size_t n = strlen(value);
+    int i = 0;
+    for (const char *w = words; *w; w += strcspn(w, " "), w += *w == ' ', i++)
+        if (!strncmp(w, value, n) && n == strcspn(w, " ")) return i;
+    die("--%s %s: allowed is one of %s", option, value, words);
+}
+
+// =================================================================================================
 // Objectives
 //
 // An objective is a function of logp, the log-probabilities of the targets, and of nothing else in
 // the model. It returns its loss and fills dlogp = d loss / d logp; model_backward() does the rest.
+// All of them stand here, side by side. What they have in common: a step of the optimiser may take
+// its rows in several passes. An objective sees the n targets of one pass, target i in place at[i]
+// of the step's (rows, T), and weighs them so that the sum over the passes is that of one big pass.
 // =================================================================================================
 
-typedef struct { // the rows of one optimiser step, of which a pass may take only some
-    size_t rows, T;
-    int *ids, *target;     // (rows, T); target -1: nothing to learn here
-    size_t n_targets;      // in all rows
+enum { STATS = 5 }; // numbers that a stage reports beside its loss
+
+typedef struct { // the rows of one optimiser step
+    size_t rows, T;              // T: the longest row
+    int *ids, *target;           // (rows, T); target -1: nothing to learn here
+    size_t n_targets, *length;   // in all rows; (rows) in each
+    double *ref_sum;             // (rows) DPO: the reference's log-probability of all its targets
+    double *advantage;           // (rows) GRPO: how much better than its group
+    float *old_logp, *ref_logp;  // (rows, T) GRPO: of each target when it was drawn; the reference's
+    double stat[STATS];          // what filling the step has to report
 } Batch;
 
-// Predicting the next token: loss = -1/M sum logp, so dlogp = -1/M. M counts the targets of the
-// whole optimiser step, not those of this pass: that alone makes the sum over passes equal the big
-// batch.
-static double next_token_loss(float *dlogp, const float *logp, size_t n, const Batch *step) {
+typedef double Objective(float *dlogp, const float *logp, const int *at, size_t n, const Batch *b,
+                         const Options *o, double stat[STATS]);
+
+// Predicting the next token (pretraining, and SFT, where only the assistant's tokens are targets):
+//     loss = -1/M sum logp,   dlogp = -1/M
+// M counts the targets of the whole optimiser step, not those of this pass.
+static double next_token_loss(float *dlogp, const float *logp, const int *at, size_t n,
+                              const Batch *b, const Options *o, double stat[STATS]) {
     double loss = 0;
+    (void)at, (void)o, (void)stat;
     for (size_t i = 0; i < n; i++) {
-        loss -= logp[i] / step->n_targets;
-        dlogp[i] = -1.0f / step->n_targets;
+        loss -= logp[i] / b->n_targets;
+        dlogp[i] = -1.0f / b->n_targets;
+    }
+    return loss;
+}
+
+// Direct preference optimisation (Rafailov et al. 2023). Rows 2p and 2p + 1 hold an answer that was
+// chosen and one that was rejected. With the sums of their log-probabilities c and r, and those of a
+// frozen reference, which is the model itself before the first step:
+//     margin = beta ((c - c_ref) - (r - r_ref)),   loss = mean over pairs of -log sigmoid(margin)
+// At step 0 every margin is 0 and the loss log 2 = 0.693. Since (log sigmoid)' (m) = sigmoid(-m),
+//     dlogp = -/+ beta sigmoid(-margin) / pairs   on each token of the chosen / rejected answer.
+// log sigmoid(m) is computed as min(m, 0) - log(1 + e^-|m|), which no margin can overflow.
+static double dpo_loss(float *dlogp, const float *logp, const int *at, size_t n, const Batch *b,
+                       const Options *o, double stat[STATS]) {
+    double loss = 0, pairs = b->rows / 2.0;
+    for (size_t i = 0, end; i < n; i = end) {
+        size_t pair = at[i] / b->T / 2;
+        double sum[2] = {0};
+        for (end = i; end < n && at[end] / b->T / 2 == pair; end++)
+            sum[at[end] / b->T % 2] += logp[end];
+        double chosen = o->beta * (sum[0] - b->ref_sum[2 * pair]);
+        double rejected = o->beta * (sum[1] - b->ref_sum[2 * pair + 1]);
+        double margin = chosen - rejected, slope = o->beta / (1 + exp(margin)) / pairs;
+        loss -= (fmin(margin, 0) - log1p(exp(-fabs(margin)))) / pairs;
+        for (size_t k = i; k < end; k++) dlogp[k] = at[k] / b->T % 2 ? slope : -slope;
+        stat[0] += margin / pairs, stat[1] += (margin > 0) / pairs;
+        stat[2] += sum[0] / pairs, stat[3] += sum[1] / pairs;
+    }
+    return loss;
+}
+
+// Group relative policy optimisation (Shao et al. 2024) learns from its own answers. Several to each
+// prompt form a group; A, an answer's advantage, is how far its reward lies above the group's mean,
+// in standard deviations. Each token of an answer costs, with the ratio = e^(logp - old_logp) of
+// its probabilities now and when it was drawn, and d = ref_logp - logp,
+//     -min(ratio A, clamp(ratio, 1 - epsilon, 1 + epsilon) A) + beta kl,   kl = e^d - d - 1
+// The minimum ends the interest in a token whose ratio has gone far enough in the direction of A.
+//     ratio' = ratio, so dlogp = -ratio A, or 0 where the clamp holds;  kl' = 1 - e^d
+static double grpo_token(double logp, double old, double ref, double A, const Options *o, double *d,
+                         bool *clipped) {
+    double ratio = exp(logp - old), kl = exp(ref - logp) - (ref - logp) - 1;
+    double clamped = fmin(fmax(ratio, 1 - o->epsilon), 1 + o->epsilon);
+    *clipped = clamped * A < ratio * A;
+    *d = (*clipped ? 0 : -ratio * A) + o->beta * (1 - exp(ref - logp));
+    return -fmin(ratio * A, clamped * A) + o->beta * kl;
+}
+
+// CISPO (MiniMax-M1, 2025) clips the weight of a token's gradient instead of the gradient:
+//     -min(ratio, epsilon_high) A logp + beta kl,  the factor before logp being a constant
+// so every token goes on learning.
+static double cispo_token(double logp, double old, double ref, double A, const Options *o, double *d,
+                          bool *clipped) {
+    double ratio = exp(logp - old), kl = exp(ref - logp) - (ref - logp) - 1;
+    double weight = fmin(ratio, o->epsilon_high) * A;
+    *clipped = ratio > o->epsilon_high;
+    *d = -weight + o->beta * (1 - exp(ref - logp));
+    return -weight * logp + o->beta * kl;
+}
+
+// The mean over the tokens of a row, and then over the rows.
+static double policy_loss(float *dlogp, const float *logp, const int *at, size_t n, const Batch *b,
+                          const Options *o, double stat[STATS]) {
+    double loss = 0;
+    bool cispo = one_of("loss", o->loss, "grpo cispo");
+    for (size_t i = 0; i < n; i++) {
+        size_t row = at[i] / b->T;
+        double ref = b->ref_logp[at[i]], share = 1.0 / b->rows / b->length[row], d;
+        bool clipped;
+        loss += share * (cispo ? cispo_token : grpo_token)(logp[i], b->old_logp[at[i]], ref,
+                                                           b->advantage[row], o, &d, &clipped);
+        dlogp[i] = share * d;
+        stat[3] += (exp(ref - logp[i]) - (ref - logp[i]) - 1) / b->n_targets;
+        stat[4] += (double)clipped / b->n_targets;
     }
     return loss;
 }
@@ -1669,106 +1887,6 @@ static void adamw_step(Model *m, const AdamW *o, double norm) {
             t->g[i] = 0;
         }
     }
-}
-
-// =================================================================================================
-// Options
-// =================================================================================================
-
-typedef struct {
-    const char *data, *held_out, *tokenizer, *preset, *model, *out, *prompt, *weights;
-    long steps, epochs, batch, seq, warmup, accumulate, seed, threads, eval_every, max_new_tokens;
-    long top_k, documents, recompute;
-    double lr, beta2, weight_decay, clip, temperature, top_p, repetition_penalty;
-    Config set;        // fields of the configuration that an option gave,
-    bool is_set[CONFIG_FIELDS]; // and which ones those are
-} Options;
-
-static const struct Option {
-    const char *name, *commands; // the commands that know it, by their first letters
-    char kind;                   // s text, i whole number, f number
-    size_t offset;
-    double least, most;
-    const char *meaning;
-} option_table[] = {
-#define AT(field) offsetof(Options, field)
-    {"data", "pe", 's', AT(data), 0, 0, "JSONL with \"text\", or plain text; several with commas"},
-    {"held-out", "p", 's', AT(held_out), 0, 0, "measure on this file, not on every 50th document"},
-    {"tokenizer", "pi", 's', AT(tokenizer), 0, 0, "folder or tokenizer.json"},
-    {"preset", "pib", 's', AT(preset), 0, 0, "sizes to start from, see help"},
-    {"model", "pgei", 's', AT(model), 0, 0, "checkpoint folder to start from"},
-    {"out", "pw", 's', AT(out), 0, 0, "folder for what the command makes"},
-    {"steps", "p", 'i', AT(steps), 0, 1e9, "optimiser steps; 0: as many as --epochs take"},
-    {"epochs", "p", 'i', AT(epochs), 1, 1e6, "passes over the data"},
-    {"batch", "pi", 'i', AT(batch), 1, 1e6, "sequences in memory at a time"},
-    {"seq", "pi", 'i', AT(seq), 1, 1 << 24, "tokens in a sequence"},
-    {"lr", "p", 'f', AT(lr), 0, 10, "highest learning rate; 2e-3 when not said"},
-    {"warmup", "p", 'i', AT(warmup), 0, 1e9, "steps in which the rate rises to it"},
-    {"accumulate", "p", 'i', AT(accumulate), 1, 1e6, "batches that make one optimiser step"},
-    {"beta2", "p", 'f', AT(beta2), 0, 0.999999, "AdamW's memory of squared gradients"},
-    {"weight-decay", "p", 'f', AT(weight_decay), 0, 10, "of matrices; norms never decay"},
-    {"clip", "p", 'f', AT(clip), 0, 1e9, "longest gradient; 0: any"},
-    {"eval-every", "p", 'i', AT(eval_every), 0, 1e9, "steps between measurements; 0: a tenth"},
-    {"seed", "rpgw", 'i', AT(seed), 0, 1e15, "the same seed gives the same bits"},
-    {"threads", "rpgeiwb", 'i', AT(threads), 1, 1024, "all cores when not said"},
-    {"recompute", "p", 'i', AT(recompute), 0, 1, "1: less memory for a quarter more work"},
-    {"weights", "ge", 's', AT(weights), 0, 0, "keep them as f32, bf16 or int8"},
-    {"prompt", "g", 's', AT(prompt), 0, 0, "text to continue"},
-    {"max-new-tokens", "g", 'i', AT(max_new_tokens), 1, 1 << 24, "longest answer"},
-    {"temperature", "g", 'f', AT(temperature), 0, 100, "0: always the most probable token"},
-    {"top-k", "g", 'i', AT(top_k), 0, 1e9, "draw from the k most probable; 0: from all"},
-    {"top-p", "g", 'f', AT(top_p), 0, 1, "draw from the most probable that hold p together"},
-    {"repetition-penalty", "g", 'f', AT(repetition_penalty), 0.01, 100, "1: none"},
-    {"documents", "w", 'i', AT(documents), 1, 1e9, "texts in the training part"},
-#undef AT
-};
-enum { OPTIONS = sizeof option_table / sizeof *option_table };
-
-static Options default_options(void) {
-    return (Options){.epochs = 1, .batch = 8, .seq = 0, .lr = -1, .accumulate = 1,
-                     .beta2 = 0.95, .weight_decay = 0.1, .clip = 1, .seed = 1, .prompt = "",
-                     .weights = "f32",
-                     .max_new_tokens = 256, .temperature = 0.85, .top_p = 0.85, .top_k = 50,
-                     .repetition_penalty = 1, .documents = 30000};
-}
-
-static double parse_number(const char *name, const char *s, double least, double most, bool whole) {
-    char *end;
-    double value = strtod(s, &end);
-    if (!*s || *end || !(value >= least && value <= most) || (whole && value != floor(value)))
-        die("--%s %s: allowed is %s from %.15g to %.15g", name, s,
-            whole ? "a whole number" : "a number", least, most);
-    return value;
-}
-
-// Reads "--name value" pairs behind a command; `letter` is the command's. Dies with what is
-// allowed.
-static void parse_options(Options *o, int argc, char **argv, char letter) {
-    for (int i = 0; i < argc; i += 2) {
-        const char *name = argv[i] + 2;
-        if (strncmp(argv[i], "--", 2)) die("%s: options look like --name value", argv[i]);
-        const struct Option *p = option_table;
-        while (p < option_table + OPTIONS &&
-               (strcmp(p->name, name) || !strchr(p->commands, letter))) p++;
-        const struct Field *f = strchr("pi", letter) ? config_find(name, false) : NULL;
-        if (f == config_field && letter == 'p') die("--%s: the tokenizer decides it", name);
-        if (p == option_table + OPTIONS && !f)
-            die("--%s: this command has no such option; see minimind help", name);
-        if (i + 1 >= argc) die("--%s: its value is missing", name);
-        const char *value = argv[i + 1];
-        if (p == option_table + OPTIONS) {
-            config_set(&o->set, f, parse_number(name, value, f->least, f->most, !f->real), name);
-            o->is_set[f - config_field] = true;
-            continue;
-        }
-        char *at = (char *)o + p->offset;
-        bool text = p->kind == 's', whole = p->kind == 'i';
-        double x = text ? 0 : parse_number(name, value, p->least, p->most, whole);
-        if (text) *(const char **)at = value;
-        else if (whole) *(long *)at = (long)x;
-        else *(double *)at = x;
-    }
-    if (o->threads) n_threads = (int)o->threads;
 }
 
 // =================================================================================================
@@ -2012,116 +2130,148 @@ static void checkpoint_save(const Model *m, const Tokenizer *tok, const char *di
 // Data
 //
 // Training reads tokens, not text. The data is tokenised once into out/cache/HASH.ids, where HASH
-// covers the data, the tokenizer and what is held out: a change of any makes another file. From
-// there windows of T + 1 tokens are read as they are needed, so gigabytes of data take no memory. A
-// JSONL document becomes  <|im_start|> text <|im_end|>,  as in MiniMind's pretraining; plain text
-// is one document from beginning to end. Every 50th document (of plain text: every 50th stretch of
-// 4 KB) is held out of the training and measured on.
+// covers the data, the tokenizer, the stage and what is held out: a change of any makes another
+// file. It is mapped into memory, so that gigabytes of data take little of it. Every 50th document
+// (of plain text: every 50th stretch of 4 KB) is held out of the training and measured on.
+//
+//     pretrain   {"text"}, or plain text:  <|im_start|> text <|im_end|>  one after the other, cut
+//                into windows of T tokens anywhere, which may hold several documents
+//     sft        {"conversations"}: a row each, of which the assistant's words are trained; {"text"}
+//                may stand between them, to be remembered
+//     dpo        {"chosen", "rejected"}: two rows each
+//
+// A token that is trained carries the mark TRAINED, the same as in the tokenizer's chat chapter.
 // =================================================================================================
 
+enum { HOLD_OUT_EVERY = 50, TEXT_BLOCK = 4096, CACHE_VERSION = 2 };
+
 typedef struct {
-    uint64_t magic, id_bytes, n_train, n_held, n_documents; // of the cache file, in this order
+    uint64_t magic, n_ids, n_train, n_documents; // of the cache: ids, training part first; documents
+    uint64_t n_cut, n_skipped, first_skipped;    // rows longer than the context, or without a target
 } CacheHead;
 
 typedef struct {
-    size_t end;    // of the document, in held.id
-    double bytes;  // of its text
-    double floor;  // bits that no model can save, or NaN where nobody knows
+    size_t from, to; // its ids
+    double bytes;    // of its text, in a conversation of the assistant's words
+    double floor;    // bits that no model can save, or NAN where nobody knows
 } Document;
 
 typedef struct {
-    FILE *file;             // the cache
-    CacheHead head;         // then n_train ids, n_held ids, n_documents Documents
-    int *held;              // held-out ids
-    Document *document;     // and their documents
-    size_t T, n_windows, next, *order; // the windows of this epoch, in random order
+    CacheHead *head;        // the mapped file: then n_documents Documents, then n_ids ids
+    Document *document;     // training part first
+    int *id;
+    size_t size, n_train;   // of the file in bytes; documents of the training part
     int vocab_size;
+    size_t unit;            // documents that stay together; 0: windows of the stream are the rows
+    size_t T, n_units, next, *order; // the units of this epoch in random order
     size_t phase, epoch;    // window w starts at token phase + w T
     uint64_t seed;
 } Data;
 
-enum { HOLD_OUT_EVERY = 50, TEXT_BLOCK = 4096, CACHE_VERSION = 1 };
-
-static void write_ids(FILE *f, const int *id, size_t n, size_t id_bytes) {
-    for (size_t i = 0; i < n; i++) {
-        uint16_t two = (uint16_t)id[i];
-        uint32_t four = (uint32_t)id[i];
-        fwrite(id_bytes == 2 ? (void *)&two : (void *)&four, id_bytes, 1, f);
-    }
-}
-
-static void read_ids(FILE *f, int *id, size_t n, size_t id_bytes, int vocab_size) {
-    unsigned char b[4] = {0};
-    for (size_t i = 0; i < n; i++) {
-        uint16_t two;
-        uint32_t four;
-        if (fread(b, id_bytes, 1, f) != 1) die("the token cache ended too early: delete out/cache");
-        memcpy(&two, b, 2), memcpy(&four, b, 4);
-        id[i] = id_bytes == 2 ? two : (int)four;
-        if (id[i] < 0 || id[i] >= vocab_size) die("the token cache is damaged: delete out/cache");
-    }
-}
-
-typedef struct { // what tokenising a file adds to
+typedef struct { // what tokenising adds to
     Tokenizer *tok;
-    FILE *out;
-    CacheHead *head;
-    Ids ids, held; // of the document at hand; of all that are held out
-    Document *document;
-    size_t seen; // documents so far
+    size_t unit, T;
+    CacheHead head;
+    Ids ids[2];             // of the training part (if there is no file) and the held-out part
+    Document *document[2];
+    size_t n[2], cap[2], seen;
+    FILE *out;              // where the ids of the training part go, or NULL
+    Chat chat;
 } Builder;
 
-// Tokenises one document, or one stretch of a plain text, and puts it where it belongs. A stretch
-// that is held out is a document of its own.
-static void add_document(Builder *b, const char *s, size_t n, bool begins, bool ends,
-                         bool hold_out, double floor) {
-    CacheHead *h = b->head;
-    Ids *ids = hold_out ? &b->held : &b->ids;
-    if (!hold_out) ids->n = 0;
-    if (b->tok->bos >= 0 && (begins || hold_out)) ids_push(ids, b->tok->bos);
+// A document is complete: its ids stand at the end of part p, from place `from` on.
+static void end_document(Builder *b, int p, size_t from, double bytes, double floor) {
+    size_t before = p ? 0 : b->head.n_train - b->ids[0].n; // ids that have gone to the file
+    b->document[p] = grow(b->document[p], &b->cap[p], b->n[p] + 1, sizeof **b->document);
+    b->document[p][b->n[p]++] = (Document){before + from, before + b->ids[p].n, bytes, floor};
+    if (p || !b->out) return;
+    fwrite(b->ids[0].id, sizeof(int), b->ids[0].n, b->out);
+    b->ids[0].n = 0;
+}
+
+// Tokenises a text, or one stretch of a plain text; every token is trained. A stretch that is held
+// out is a document of its own.
+static void add_text(Builder *b, const char *s, size_t n, bool begins, bool ends, int p,
+                     double floor) {
+    Ids *ids = &b->ids[p];
+    size_t from = ids->n;
+    if (b->tok->bos >= 0 && (begins || p)) ids_push(ids, b->tok->bos);
     tokenizer_encode(b->tok, s, n, true, ids);
-    if (b->tok->eos >= 0 && (ends || hold_out)) ids_push(ids, b->tok->eos);
-    if (hold_out) {
-        b->document = xrealloc(b->document, h->n_documents + 1, sizeof *b->document);
-        b->document[h->n_documents++] = (Document){h->n_held = ids->n, n, floor};
-    } else {
-        write_ids(b->out, ids->id, ids->n, h->id_bytes);
-        h->n_train += ids->n;
+    if (b->tok->eos >= 0 && (ends || p)) ids_push(ids, b->tok->eos);
+    if (b->unit && ids->n - from > b->T + 1) ids->n = from + b->T + 1, b->head.n_cut++;
+    for (size_t i = from; i < ids->n; i++) ids->id[i] |= TRAINED;
+    if (!p) b->head.n_train += ids->n - from;
+    end_document(b, p, from, n, floor);
+}
+
+// Tokenises a list of messages. False if it has no target within the context: then nothing is added.
+static bool add_chat(Builder *b, const Reader *r, const char *key, int p) {
+    Ids *ids = &b->ids[p];
+    size_t from = ids->n, bytes = 0;
+    bool trained = false;
+    const char *error = chat_record(&b->chat, r->json, json_get(r->json, key), false, false);
+    if (error) die("%s:%zu: \"%s\": %s", r->path, r->number, key, error);
+    chat_encode(b->tok, &b->chat, ids);
+    for (size_t i = 0; i + 1 < b->chat.cut.n; i += 2)
+        bytes += b->chat.cut.id[i + 1] - b->chat.cut.id[i];
+    if (ids->n - from > b->T + 1) ids->n = from + b->T + 1, b->head.n_cut++;
+    for (size_t i = from + 1; i < ids->n; i++) trained |= (ids->id[i] & TRAINED) != 0;
+    if (!trained) ids->n = from;
+    else {
+        if (!p) b->head.n_train += ids->n - from;
+        end_document(b, p, from, bytes, NAN);
+    }
+    return trained;
+}
+
+// Takes a part's newest documents back, down to n.
+static void drop_documents(Builder *b, int p, size_t n) {
+    for (; b->n[p] > n; b->n[p]--) {
+        Document *d = &b->document[p][b->n[p] - 1];
+        size_t len = d->to - d->from;
+        if (p || !b->out) b->ids[p].n -= len;
+        else if (fseeko(b->out, -(off_t)(len * sizeof(int)), SEEK_CUR)) die("cannot seek");
+        if (!p) b->head.n_train -= len;
     }
 }
 
-// All documents of a file; hold_out: 0 none, 1 every 50th, 2 all.
-static void add_file(Builder *b, const char *path, int hold_out) {
-    Reader r = reader_open(path);
-    Text block = {0};
-    bool first = true;
-    while (reader_next(&r)) {
-        bool out = hold_out == 2 || (hold_out && b->seen % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1);
-        if (r.json) {
-            const Json *text = json_get(r.json, "text"), *bits = json_get(r.json, "bits");
-            if (!text || text->type != JSON_STRING)
-                die("%s:%zu: a pretraining record needs a string called \"text\"", path, r.number);
-            bool known = bits && bits->type == JSON_NUMBER;
-            add_document(b, text->s, text->len, true, true, out, known ? bits->number : NAN);
-            b->seen++;
-            continue;
-        }
-        if (block.len >= TEXT_BLOCK) { // only now: the last stretch has to know that it ends
-            add_document(b, block.s, block.len, first, false, out, NAN);
-            b->seen++, block.len = 0, first = false;
-        }
-        text_append(&block, r.line, r.len);
-    }
-    if (block.len) add_document(b, block.s, block.len, first, true, hold_out == 2, NAN), b->seen++;
-    free(block.s);
-    reader_close(&r);
+static void add_record(Builder *b, const Reader *r, int p) {
+    const Json *text = json_get(r->json, "text"), *bits = json_get(r->json, "bits");
+    size_t before = b->n[p];
+    bool ok = true;
+    if (text && text->type == JSON_STRING && b->unit < 2)
+        add_text(b, text->s, text->len, true, true, p,
+                 bits && bits->type == JSON_NUMBER ? bits->number : NAN);
+    else if (b->unit == 0)
+        die("%s:%zu: a pretraining record needs a string called \"text\"", r->path, r->number);
+    else if (b->unit == 1) ok = add_chat(b, r, "conversations", p);
+    else ok = add_chat(b, r, "chosen", p) && add_chat(b, r, "rejected", p);
+    if (ok) return;
+    drop_documents(b, p, before);
+    if (!b->head.n_skipped++) b->head.first_skipped = r->number;
 }
 
-// Calls add_file for each name in a list with commas.
+// All documents of the files in a list with commas; hold_out: 0 none, 1 every 50th, 2 all.
 static void add_files(Builder *b, const char *list, int hold_out) {
     char *names = strdup(list);
-    for (char *path = strtok(names, ","); path; path = strtok(NULL, ","))
-        add_file(b, path, hold_out);
+    for (char *path = strtok(names, ","); path; path = strtok(NULL, ",")) {
+        Reader r = reader_open(path);
+        Text block = {0};
+        bool first = true;
+        while (reader_next(&r)) {
+            int p = hold_out == 2 || (hold_out && b->seen % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1);
+            if (r.json) add_record(b, &r, p), b->seen++;
+            else if (b->unit) die("%s: is no JSONL, as this stage needs", path);
+            else if (block.len >= TEXT_BLOCK) { // only now: the last stretch has to know it ends
+                add_text(b, block.s, block.len, first, false, p, NAN);
+                block.len = 0, first = false, b->seen++;
+            }
+            if (!r.json) text_append(&block, r.line, r.len);
+        }
+        if (block.len) add_text(b, block.s, block.len, first, true, hold_out == 2, NAN), b->seen++;
+        free(block.s);
+        reader_close(&r);
+    }
     free(names);
 }
 
@@ -2147,104 +2297,166 @@ static uint64_t hash_files(uint64_t h, const char *list) {
     return h;
 }
 
-static void build_cache(const Options *o, Tokenizer *tok, const char *name, uint64_t magic) {
-    CacheHead head = {magic, tok->vocab_size <= 65536 ? 2 : 4, 0, 0, 0};
+// The file is laid out as: head, ids of the training part, held-out ids, documents of both.
+static void build_cache(Builder *b, const char *train, const char *held_out, const char *name) {
     NewFile file = new_file("out/cache", name);
-    Builder b = {.tok = tok, .out = file.f, .head = &head};
     double start = seconds();
-    fprintf(stderr, "tokenising %s into out/cache/%s\n", o->data, name);
-    fwrite(&head, sizeof head, 1, b.out);
-    add_files(&b, o->data, o->held_out ? 0 : 1);
-    if (o->held_out) add_files(&b, o->held_out, 2);
-    write_ids(b.out, b.held.id, head.n_held, head.id_bytes);
-    if (b.document) fwrite(b.document, sizeof *b.document, head.n_documents, b.out);
-    if (!head.n_train) remove(file.tmp), die("%s: there is no text in it", o->data);
-    rewind(b.out);
-    fwrite(&head, sizeof head, 1, b.out);
+    fprintf(stderr, "tokenising %s into out/cache/%s\n", train ? train : held_out, name);
+    b->out = file.f;
+    fwrite(&b->head, sizeof b->head, 1, file.f);
+    if (train) add_files(b, train, held_out ? 0 : 1);
+    if (held_out) add_files(b, held_out, 2);
+    b->head.n_ids = b->head.n_train + b->ids[1].n, b->head.n_documents = b->n[0] + b->n[1];
+    if (b->ids[1].n) fwrite(b->ids[1].id, sizeof(int), b->ids[1].n, file.f);
+    for (size_t i = 0; i < b->n[1]; i++) {
+        b->document[1][i].from += b->head.n_train;
+        b->document[1][i].to += b->head.n_train;
+    }
+    while (ftello(file.f) % sizeof(Document)) fputc(0, file.f);
+    for (int p = 0; p < 2; p++)
+        if (b->n[p]) fwrite(b->document[p], sizeof(Document), b->n[p], file.f);
+    fflush(file.f);
+    if (ftruncate(fileno(file.f), ftello(file.f))) die("out/cache/%s: %s", name, strerror(errno));
+    rewind(file.f);
+    fwrite(&b->head, sizeof b->head, 1, file.f);
+    if (!b->head.n_ids)
+        remove(file.tmp), die("%s: there is nothing to train on", train ? train : held_out);
     new_file_done(&file);
-    fprintf(stderr, "%" PRIu64 " tokens to train on, %" PRIu64 " held out in %" PRIu64 " documents "
-            "(%.1f s)\n", head.n_train, head.n_held, head.n_documents, seconds() - start);
-    free(b.ids.id), free(b.held.id), free(b.document);
+    fprintf(stderr, "%" PRIu64 " tokens to train on, %zu held out in %zu documents (%.1f s)\n",
+            b->head.n_train, b->ids[1].n, b->n[1], seconds() - start);
+    for (int p = 0; p < 2; p++) free(b->ids[p].id), free(b->document[p]);
+    free(b->chat.text.s), free(b->chat.cut.id);
 }
 
-// Opens the data of --data and --held-out as tokens, tokenising it if that was not done before.
-static Data *data_open(const Options *o, Tokenizer *tok, size_t T) {
+// Opens data as tokens in units of this kind and rows of at most T targets, tokenising it if that
+// was not done before. train or held_out may be NULL.
+static Data *data_open(const char *train, const char *held_out, Tokenizer *tok, size_t unit, size_t T,
+                       uint64_t seed) {
     Data *d = xcalloc(1, sizeof *d);
-    uint64_t hash = hash_files(tok->fingerprint + CACHE_VERSION, o->data);
-    if (o->held_out) hash = hash_files(splitmix64(hash), o->held_out);
-    char *path = format("out/cache/%016" PRIx64 ".ids", hash);
-    if (access(path, R_OK)) build_cache(o, tok, strrchr(path, '/') + 1, hash);
-    d->file = open_file(path, "rb");
-    CacheHead *h = &d->head;
-    bool good = fread(h, sizeof *h, 1, d->file) == 1 && h->magic == hash &&
-                (h->id_bytes == 2 || h->id_bytes == 4);
+    uint64_t hash = splitmix64(tok->fingerprint ^ splitmix64(CACHE_VERSION * 8 + unit));
+    if (unit) hash = splitmix64(hash + T);
+    if (train) hash = hash_files(hash, train);
+    if (held_out) hash = hash_files(splitmix64(hash), held_out);
+    char *path = format("out/cache/%016" PRIx64 ".ids", hash), *name = strrchr(path, '/') + 1;
+    Builder b = {.tok = tok, .unit = unit, .T = T, .head = {.magic = hash}};
+    if (access(path, R_OK)) build_cache(&b, train, held_out, name);
+    FILE *f = open_file(path, "rb");
     struct stat st;
-    if (good) good = !fstat(fileno(d->file), &st) && (uint64_t)st.st_size == sizeof *h +
-                     (h->n_train + h->n_held) * h->id_bytes + h->n_documents * sizeof(Document);
-    if (!good) die("%s: is damaged; delete it", path);
-    if (h->n_train < T + 1)
-        die("%s: %" PRIu64 " tokens are fewer than one window of --seq %zu and its target", o->data,
-            h->n_train, T);
-    d->held = xcalloc(h->n_held, sizeof *d->held);
-    d->document = xcalloc(h->n_documents, sizeof *d->document);
-    fseeko(d->file, (off_t)(sizeof *h + h->n_train * h->id_bytes), SEEK_SET);
-    read_ids(d->file, d->held, h->n_held, h->id_bytes, tok->vocab_size);
-    good = fread(d->document, sizeof *d->document, h->n_documents, d->file) == h->n_documents;
-    for (size_t i = 0; i < h->n_documents; i++)
-        good &= d->document[i].end <= h->n_held && (!i || d->document[i].end > d->document[i - 1].end);
-    if (!good) die("%s: is damaged; delete it", path);
-    d->vocab_size = tok->vocab_size;
-    d->T = T, d->seed = splitmix64(o->seed);
+    bool good = !fstat(fileno(f), &st) && (size_t)st.st_size > sizeof *d->head;
+    if (good) {
+        d->size = st.st_size;
+        d->head = mmap(NULL, d->size, PROT_READ, MAP_PRIVATE, fileno(f), 0);
+        good = d->head != MAP_FAILED && d->head->magic == hash;
+    }
+    fclose(f);
+    CacheHead *h = d->head;
+    size_t ids_end = good ? round_up(sizeof *h + h->n_ids * sizeof(int), sizeof(Document)) : 0;
+    if (!good || h->n_ids > d->size || h->n_train > h->n_ids || h->n_documents > d->size ||
+        d->size != ids_end + h->n_documents * sizeof(Document))
+        die("%s: is damaged; delete it", path);
+    d->id = (int *)(h + 1), d->document = (Document *)((char *)h + ids_end);
+    for (size_t i = 0; i < h->n_documents; i++) {
+        const Document *x = &d->document[i];
+        if (x->from > x->to || x->to > h->n_ids) die("%s: is damaged; delete it", path);
+        d->n_train += x->to <= h->n_train;
+    }
+    if (h->n_cut) fprintf(stderr, "%" PRIu64 " rows were longer than %zu tokens and cut\n", h->n_cut, T);
+    if (h->n_skipped)
+        fprintf(stderr, "%" PRIu64 " records had nothing to train and were skipped, first line %" PRIu64
+                "\n", h->n_skipped, h->first_skipped);
+    d->T = T, d->unit = unit, d->seed = splitmix64(seed), d->vocab_size = tok->vocab_size;
     free(path);
     return d;
 }
 
 static void data_close(Data *d) {
-    fclose(d->file);
-    free(d->held), free(d->document), free(d->order), free(d);
+    munmap(d->head, d->size);
+    free(d->order), free(d);
 }
 
 // Where the first window of an epoch starts: each epoch cuts the tokens elsewhere.
 static size_t epoch_phase(const Data *d, size_t epoch) {
-    size_t spare = d->head.n_train - d->T;
-    return splitmix64(d->seed + epoch) % min_size(spare, d->T);
+    return splitmix64(d->seed + epoch) % min_size(d->head->n_train - d->T, d->T);
 }
 
-static size_t epoch_windows(const Data *d, size_t epoch) {
-    return (d->head.n_train - 1 - epoch_phase(d, epoch)) / d->T;
+static size_t epoch_units(const Data *d, size_t epoch) {
+    if (d->unit) return d->n_train / d->unit;
+    return d->head->n_train > d->T ? (d->head->n_train - 1 - epoch_phase(d, epoch)) / d->T : 0;
 }
 
-static void data_shuffle(Data *d) {
-    d->phase = epoch_phase(d, d->epoch), d->n_windows = epoch_windows(d, d->epoch), d->next = 0;
-    d->order = xrealloc(d->order, d->n_windows, sizeof *d->order);
-    uint64_t stream = splitmix64(d->seed ^ 0x0DE4) + d->epoch * d->head.n_train;
-    for (size_t i = 0; i < d->n_windows; i++) { // Fisher and Yates, from the inside out
-        size_t j = uniform(stream, i) * (i + 1);
-        d->order[i] = d->order[j], d->order[j] = i;
+// Puts x (n) in random order: Fisher and Yates.
+static void shuffle(size_t *x, size_t n, uint64_t stream) {
+    for (size_t i = n; i > 1; i--) {
+        size_t j = uniform(stream, i) * i, last = x[i - 1];
+        x[i - 1] = x[j], x[j] = last;
     }
-    d->epoch++;
 }
 
-// From n + 1 tokens the n that are read and, for each, the one that should come next. This is the
-// one place where labels are shifted.
-static void shift(int *in, int *target, const int *ids, size_t n) {
-    memcpy(in, ids, n * sizeof *in);
-    memcpy(target, ids + 1, n * sizeof *in);
+typedef struct { size_t length, unit; } Sized;
+
+static int by_length(const void *a, const void *b) {
+    const Sized *x = a, *y = b;
+    return x->length != y->length ? (x->length < y->length ? -1 : 1) : x->unit < y->unit ? -1 : 1;
 }
 
-// The rows of the next optimiser step: at most rows_wanted, fewer at the end of an epoch.
-static void data_fill(Data *d, Batch *b, size_t rows_wanted) {
-    if (d->next == d->n_windows) data_shuffle(d);
-    b->T = d->T, b->rows = min_size(rows_wanted, d->n_windows - d->next);
-    int *window = xcalloc(d->T + 1, sizeof *window);
+// A new epoch. Rows of one step should be alike in length, for they are padded to the longest: pools
+// of many steps are sorted by length, and then the steps are put in random order.
+static void data_shuffle(Data *d, size_t units_a_step) {
+    size_t n = d->n_units = epoch_units(d, d->epoch), steps = (n + units_a_step - 1) / units_a_step;
+    size_t *order = xcalloc(n, sizeof *order), *step = xcalloc(steps, sizeof *step), pool = 64 * units_a_step;
+    Sized *sized = xcalloc(n, sizeof *sized);
+    uint64_t stream = splitmix64(d->seed ^ 0x0DE4) + d->epoch * d->head->n_ids;
+    for (size_t i = 0; i < n; i++) order[i] = i;
+    for (size_t i = 0; i < steps; i++) step[i] = i;
+    shuffle(order, n, stream);
+    for (size_t i = 0; i < n; i++) {
+        const Document *x = &d->document[order[i] * d->unit];
+        sized[i] = (Sized){d->unit ? x[d->unit - 1].to - x->from : 0, order[i]};
+    }
+    for (size_t i = 0; d->unit && i < n; i += pool)
+        qsort(sized + i, min_size(pool, n - i), sizeof *sized, by_length);
+    if (d->unit && steps) shuffle(step, steps - 1, stream + n); // the last one may be smaller
+    d->order = xrealloc(d->order, n, sizeof *order);
+    for (size_t i = 0, at = 0; i < steps; i++)
+        for (size_t k = step[i] * units_a_step; k < min_size(n, (step[i] + 1) * units_a_step); k++)
+            d->order[at++] = sized[k].unit;
+    d->phase = d->unit ? 0 : epoch_phase(d, d->epoch), d->next = 0, d->epoch++;
+    free(order), free(step), free(sized);
+}
+
+// From n + 1 tokens the n that are read and, for each, the one that should come next, or -1 if that
+// is not trained; filled up to T. This is the one place where labels are shifted. Returns the number
+// of targets.
+static size_t shift(int *in, int *target, const int *ids, size_t n, size_t T, int vocab_size) {
+    size_t targets = 0;
+    for (size_t t = 0; t < T; t++) {
+        int next = t < n ? ids[t + 1] : 0, id = t < n ? ids[t] & ~TRAINED : 0;
+        if (id < 0 || id >= vocab_size) die("the token cache is damaged: delete out/cache");
+        in[t] = id, target[t] = next & TRAINED ? next & ~TRAINED : -1;
+        targets += target[t] >= 0;
+    }
+    return targets;
+}
+
+// The rows of the next optimiser step: `units` of them, fewer at the end of an epoch.
+static void data_fill(Data *d, Batch *b, size_t units) {
+    if (!d->order || d->next == d->n_units) data_shuffle(d, units);
+    size_t n = min_size(units, d->n_units - d->next), each = d->unit ? d->unit : 1;
+    const size_t *order = d->order + d->next;
+    b->rows = n * each, b->T = d->unit ? 1 : d->T, b->n_targets = 0;
+    for (size_t r = 0; d->unit && r < b->rows; r++) {
+        const Document *x = &d->document[order[r / each] * each + r % each];
+        if (x->to - x->from > b->T + 1) b->T = x->to - x->from - 1;
+    }
     for (size_t r = 0; r < b->rows; r++) {
-        size_t at = d->phase + d->order[d->next++] * d->T;
-        fseeko(d->file, (off_t)(sizeof d->head + at * d->head.id_bytes), SEEK_SET);
-        read_ids(d->file, window, d->T + 1, d->head.id_bytes, d->vocab_size);
-        shift(b->ids + r * d->T, b->target + r * d->T, window, d->T);
+        const Document *x = &d->document[d->unit ? order[r / each] * each + r % each : 0];
+        size_t from = d->unit ? x->from : d->phase + order[r] * d->T;
+        size_t len = d->unit ? x->to - x->from - 1 : d->T;
+        b->length[r] = shift(b->ids + r * b->T, b->target + r * b->T, d->id + from, len, b->T,
+                             d->vocab_size);
+        b->n_targets += b->length[r];
     }
-    b->n_targets = b->rows * d->T;
-    free(window);
+    d->next += n;
 }
 
 // =================================================================================================
@@ -2252,67 +2464,108 @@ static void data_fill(Data *d, Batch *b, size_t rows_wanted) {
 //
 // Loss is per token and depends on the tokenizer. Bits per byte divides by the bytes of the text
 // instead, and so compares models of any vocabulary. Both are measured document by document, from
-// the first token on; a document longer than the context is cut, and every piece starts afresh.
+// the first token on; one longer than the context is cut, and every piece starts afresh.
 // =================================================================================================
 
-typedef struct { // sums over documents; the products give the standard errors
-    double nats, tokens, bytes, floor, n;
-    double nats_nats, nats_tokens, nats_bytes, tokens_tokens, bytes_bytes;
-} Score;
-
-// r = sum of x / sum of y over n documents; its standard error from the residuals x - r y.
-static double ratio_error(double x, double y, double xx, double xy, double yy, double n) {
-    double r = x / y, residual = xx - 2 * r * xy + r * r * yy;
-    return n > 1 ? sqrt(fmax(residual, 0) * n / (n - 1)) / y : NAN;
-}
-
-static void score_document(Score *s, double nats, double tokens, const Document *d) {
-    s->nats += nats, s->tokens += tokens, s->bytes += d->bytes, s->floor += d->floor, s->n++;
-    s->nats_nats += nats * nats, s->nats_tokens += nats * tokens, s->nats_bytes += nats * d->bytes;
-    s->tokens_tokens += tokens * tokens, s->bytes_bytes += d->bytes * d->bytes;
-}
-
-static double bits_per_byte(const Score *s) { return s->nats / M_LN2 / s->bytes; }
-
-// Adds n documents to the score. Pieces are batched as they come, padded to the longest in a batch:
-// a padded position has no target, and no other position looks ahead to it.
-static void evaluate(const Model *m, Acts *a, const int *ids, const Document *doc, size_t n,
-                     size_t context, Score *s) {
-    size_t cap = a->max_rows, d = 0, at = 0; // the document at hand and its next token
+// Adds up -logp over the targets of each of n documents, into nats and tokens (n). Pieces are
+// batched as they come, padded to the longest in a batch.
+static void score_documents(const Model *m, Acts *a, const int *ids, const Document *doc, size_t n,
+                            size_t context, double *nats, double *tokens) {
+    enum { MOST = 256 };
+    size_t cap = a->max_rows, d = 0, at = n ? doc[0].from : 0; // the document at hand, its next token
     int *in = xcalloc(cap, sizeof *in), *target = xcalloc(cap, sizeof *target);
-    double *nats = xcalloc(n, sizeof *nats), *tokens = xcalloc(n, sizeof *tokens);
-    struct { size_t document, at, len; } piece[256];
-    if (context > cap) context = cap;
+    struct { size_t document, at, len; } piece[MOST];
+    context = min_size(context, cap);
+    for (size_t i = 0; i < n; i++) nats[i] = tokens[i] = 0;
     while (d < n) {
         size_t B = 0, T = 0;
-        while (d < n && B < 256) { // as many pieces as fit
-            if (at + 1 >= doc[d].end) { // no token left that has a target
-                at = doc[d++].end;
+        while (d < n && B < MOST) { // as many pieces as fit
+            if (at + 1 >= doc[d].to) { // no token left that has a target
+                at = ++d < n ? doc[d].from : 0;
                 continue;
             }
-            size_t len = min_size(context, doc[d].end - 1 - at), longest = len > T ? len : T;
+            size_t len = min_size(context, doc[d].to - 1 - at), longest = len > T ? len : T;
             if ((B + 1) * longest > cap) break;
             piece[B].document = d, piece[B].at = at, piece[B++].len = len;
             T = longest, at += len;
         }
-        for (size_t b = 0; b < B; b++) {
-            shift(in + b * T, target + b * T, ids + piece[b].at, piece[b].len);
-            for (size_t t = piece[b].len; t < T; t++) in[b * T + t] = 0, target[b * T + t] = -1;
-        }
         if (!B) continue;
+        for (size_t b = 0; b < B; b++)
+            shift(in + b * T, target + b * T, ids + piece[b].at, piece[b].len, T, (int)m->V);
         logp_of(m, a, in, target, B, T);
         for (int i = 0; i < a->n_out; i++) {
             size_t owner = piece[a->out_row[i] / T].document;
             nats[owner] -= a->logp[i], tokens[owner]++;
         }
     }
-    for (size_t i = 0; i < n; i++) score_document(s, nats[i], tokens[i], &doc[i]);
-    free(in), free(target), free(nats), free(tokens);
+    free(in), free(target);
+}
+
+typedef struct { // the sum of x over the sum of y, and its standard error
+    double value, error;
+} Ratio;
+
+static Ratio ratio(const double *x, const double *y, size_t n) {
+    double sum_x = 0, sum_y = 0, residual = 0;
+    for (size_t i = 0; i < n; i++) sum_x += x[i], sum_y += y ? y[i] : 1;
+    double r = sum_x / sum_y;
+    for (size_t i = 0; i < n; i++) residual += pow(x[i] - r * (y ? y[i] : 1), 2);
+    return (Ratio){r, n > 1 ? sqrt(residual * n / (n - 1)) / sum_y : NAN};
+}
+
+typedef struct {
+    size_t n;
+    double tokens, bytes, floor; // floor: bits per byte
+    Ratio loss, bits;            // per token, per byte
+} Score;
+
+static Score score(const Model *m, Acts *a, const int *ids, const Document *doc, size_t n,
+                   size_t context) {
+    Score s = {.n = n};
+    double *nats = xcalloc(3 * n, sizeof *nats), *tokens = nats + n, *bytes = tokens + n;
+    score_documents(m, a, ids, doc, n, context, nats, tokens);
+    for (size_t i = 0; i < n; i++)
+        bytes[i] = doc[i].bytes, s.tokens += tokens[i], s.bytes += bytes[i], s.floor += doc[i].floor;
+    s.floor /= s.bytes;
+    s.loss = ratio(nats, tokens, n), s.bits = ratio(nats, bytes, n);
+    s.bits.value /= M_LN2, s.bits.error /= M_LN2;
+    free(nats);
+    return s;
 }
 
 // =================================================================================================
 // Training: one loop for every stage
+//
+// A stage is a way to fill a batch, an objective, and a measurement; the loop knows no more of it.
 // =================================================================================================
+
+typedef struct Run Run;
+
+typedef struct {
+    const char *name;
+    Objective *objective;
+    size_t unit;                  // of its data, see there; 0 too where fill needs no data
+    double lr;                    // highest rate, when not said
+    void (*open)(Run *);          // what the stage needs before its first step, or NULL
+    void (*fill)(Run *);          // the next step's rows into the batch
+    double (*measure)(Run *);     // prints a line about held-out data, returns the figure in it
+    const char *stat[STATS];      // names of what the objective and fill report; NULL: no more
+} Stage;
+
+struct Run {
+    const Stage *stage;
+    const Options *o;
+    Tokenizer *tok;
+    Model *m, *ref;               // ref: GRPO's reference, or NULL
+    Acts *a, *gen;                // of training; of drawing answers
+    Data *d;
+    Batch b;
+    size_t rows;                  // of a step, at most
+    double *ref_sum;              // DPO: of each document, the reference's log-probability
+    struct Tasks *tasks, *held;   // GRPO: the prompts
+    size_t next_task, updates;    // the next prompt; optimiser steps on the answers at hand
+    bool (*enough)(Run *);        // asked after each measurement: stop here?
+};
 
 static volatile sig_atomic_t interrupted;
 static void on_interrupt(int sig) { // the second Ctrl-C ends the program at once
@@ -2329,22 +2582,45 @@ static const char *first_bad_tensor(const Model *m) {
     return "no weight or gradient: the logits";
 }
 
+static Batch batch_new(size_t rows, size_t T) {
+    return (Batch){.ids = xcalloc(rows * T, sizeof(int)), .target = xcalloc(rows * T, sizeof(int)),
+                   .length = xcalloc(rows, sizeof(size_t)), .ref_sum = xcalloc(rows, sizeof(double)),
+                   .advantage = xcalloc(rows, sizeof(double)),
+                   .old_logp = xcalloc(rows * T, sizeof(float)),
+                   .ref_logp = xcalloc(rows * T, sizeof(float))};
+}
+
+static void batch_free(Batch *b) {
+    void *owned[] = {b->ids, b->target, b->length, b->ref_sum, b->advantage, b->old_logp, b->ref_logp};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
+}
+
 typedef struct {
-    double loss, aux, norm;
+    double loss, aux, norm, stat[STATS];
     double load_least, load_most; // share of the tokens that the idlest and busiest expert got
 } StepReport;
+
+// The logp of rows row .. row + rows - 1 of a batch; at[i] is where in the batch target i stands.
+static void batch_logp(const Model *m, Acts *a, const Batch *b, size_t row, size_t rows, int *at) {
+    size_t from = row * b->T;
+    logp_of(m, a, b->ids + from, b->target + from, rows, b->T);
+    for (int i = 0; i < a->n_out; i++) at[i] = (int)(from + a->out_row[i]);
+}
 
 // Gradients of one optimiser step: its rows in passes of at most `batch`, each weighted so that the
 // sum is that of all rows in one pass. (The batch balance loss alone is not a sum over rows: it is
 // balanced within each pass and weighted by the pass's share.)
-static StepReport train_pass(Model *m, Acts *a, const Batch *b, size_t batch) {
+static StepReport train_pass(Model *m, Acts *a, const Batch *b, size_t batch, Objective *objective,
+                             const Options *o) {
     StepReport r = {.load_least = 1};
     size_t *count = xcalloc(m->L * m->E + 1, sizeof *count);
+    int *at = xcalloc(batch * b->T, sizeof *at);
+    memcpy(r.stat, b->stat, sizeof r.stat);
     for (size_t row = 0; row < b->rows; row += batch) {
         size_t rows = min_size(batch, b->rows - row);
         a->aux_share = (float)rows / b->rows;
-        logp_of(m, a, b->ids + row * b->T, b->target + row * b->T, rows, b->T);
-        r.loss += next_token_loss(a->dlogp, a->logp, a->n_out, b);
+        batch_logp(m, a, b, row, rows, at);
+        r.loss += objective(a->dlogp, a->logp, at, a->n_out, b, o, r.stat);
         r.aux += a->aux_loss;
         model_backward(m, a);
         for (size_t l = 0; l < m->L; l++)
@@ -2355,87 +2631,152 @@ static StepReport train_pass(Model *m, Acts *a, const Batch *b, size_t batch) {
         double share = (double)count[i] / (b->rows * b->T * m->K);
         r.load_least = fmin(r.load_least, share), r.load_most = fmax(r.load_most, share);
     }
-    free(count);
+    free(count), free(at);
     r.norm = gradient_norm(m);
     return r;
 }
 
-static void print_held_out(FILE *f, const Score *s) {
-    fprintf(f, "held out: loss %.4f, %.4f bits per byte", s->nats / s->tokens, bits_per_byte(s));
-    if (isfinite(s->floor)) {
-        double floor = s->floor / s->bytes;
-        fprintf(f, "; the floor is %.4f (%.3f times it)", floor, bits_per_byte(s) / floor);
-    }
-    fprintf(f, "\n");
+// One line about a step: in a terminal each overwrites the one before.
+static void print_progress(const Run *run, size_t step, size_t total, const StepReport *r, double lr,
+                           double rate, double left, bool keep) {
+    bool terminal = isatty(2);
+    fprintf(stderr, "%s%s %zu/%zu  loss %.4f  lr %.2e  norm %.2f", terminal ? "\r\033[K" : "",
+            run->stage->name, step, total, r->loss, lr, r->norm);
+    for (int i = 0; i < STATS && run->stage->stat[i]; i++)
+        fprintf(stderr, "  %s %.3g", run->stage->stat[i], r->stat[i]);
+    fprintf(stderr, "  %.0f tokens/s  %d:%02d left", rate, (int)left / 60, (int)left % 60);
+    if (run->m->E) fprintf(stderr, "  load %.0f-%.0f%%", 100 * r->load_least, 100 * r->load_most);
+    if (!terminal || keep) fprintf(stderr, "\n");
 }
 
-// Trains m on d and leaves a checkpoint and train.csv in o->out. Ctrl-C ends it after the step at
-// hand, with everything saved. Returns the last score on the held-out part.
-static Score train(Model *m, Tokenizer *tok, Data *d, const Options *o) {
-    size_t rows = o->batch * o->accumulate, T = d->T, total = o->steps;
-    for (long e = 0; e < o->epochs && !o->steps; e++)
-        total += (epoch_windows(d, e) + rows - 1) / rows;
-    Acts *a = acts_new(m, o->recompute ? RECOMPUTE : TRAINING, o->batch * T, 0, 0);
-    Batch b = {.ids = xcalloc(rows * T, sizeof(int)), .target = xcalloc(rows * T, sizeof(int))};
+static void write_csv(FILE *csv, const Run *run, size_t step, const StepReport *r, double lr,
+                      double rate, double measured) {
+    fprintf(csv, "%zu,%.6f,%.6f,%.4g,%.4f,%.0f,", step, r->loss, r->aux, lr, r->norm, rate);
+    if (run->m->E) fprintf(csv, "%.3f,%.3f", r->load_least, r->load_most);
+    else fprintf(csv, ",");
+    for (int i = 0; i < STATS && run->stage->stat[i]; i++) fprintf(csv, ",%.6g", r->stat[i]);
+    if (isfinite(measured)) fprintf(csv, ",%.6f\n", measured);
+    else fprintf(csv, ",\n");
+}
+
+// The loop. Leaves a checkpoint and train.csv in --out, now and then and at the end; Ctrl-C ends it
+// after the step at hand, with everything saved.
+static void train(Run *run, size_t total) {
+    const Options *o = run->o;
+    const Stage *stage = run->stage;
     char *path = format("%s/train.csv", o->out);
     make_dir(o->out);
     FILE *csv = open_file(path, "w");
-    fprintf(csv, "step,loss,aux_loss,lr,grad_norm,tokens_per_second,load_least,load_most,"
-            "held_out_loss,held_out_bits_per_byte\n");
-    bool terminal = isatty(2);
+    fprintf(csv, "step,loss,aux_loss,lr,grad_norm,tokens_per_second,load_least,load_most");
+    for (int i = 0; i < STATS && stage->stat[i]; i++) fprintf(csv, ",%s", stage->stat[i]);
+    fprintf(csv, ",held_out\n");
     long eval_every = o->eval_every ? o->eval_every : (long)(total + 9) / 10;
     double start = seconds(), shown = start, tokens = 0, paused = 0;
-    Score s = {0};
+    double base = isnan(o->lr) ? stage->lr : o->lr;
     bool stop = false;
     interrupted = 0;
     signal(SIGINT, on_interrupt);
     for (size_t step = 1; step <= total && !stop; step++) {
-        data_fill(d, &b, rows);
-        StepReport r = train_pass(m, a, &b, o->batch);
-        AdamW opt = {schedule(o->lr, step, total, o->warmup), 0.9, o->beta2, 1e-8, o->weight_decay,
+        stage->fill(run);
+        StepReport r = train_pass(run->m, run->a, &run->b, run->rows / o->accumulate,
+                                  stage->objective, o);
+        AdamW opt = {schedule(base, step, total, o->warmup), 0.9, o->beta2, 1e-8, o->weight_decay,
                      o->clip, step};
         if (!isfinite(r.loss + r.norm))
             die("step %zu: the loss is %g and the gradient norm %g; first bad tensor: %s", step,
-                r.loss, r.norm, first_bad_tensor(m));
-        adamw_step(m, &opt, r.norm);
-        tokens += b.rows * T;
-        double now = seconds(), rate = tokens / (now - start - paused);
+                r.loss, r.norm, first_bad_tensor(run->m));
+        adamw_step(run->m, &opt, r.norm);
+        tokens += run->b.rows * run->b.T;
+        double now = seconds(), rate = tokens / (now - start - paused), measured = NAN;
         stop = interrupted; // asked once, so that the last step is the one that saves
-        bool last = step == total || stop, measure = step % eval_every == 0 || last;
-        fprintf(csv, "%zu,%.6f,%.6f,%.4g,%.4f,%.0f,", step, r.loss, r.aux, opt.lr, r.norm, rate);
-        if (m->E) fprintf(csv, "%.3f,%.3f,", r.load_least, r.load_most);
-        else fprintf(csv, ",,");
-        if (step == 1)
-            fprintf(stderr, "first loss %.4f; knowing nothing is ln V = %.4f\n", r.loss, log(m->V));
-        if (now - shown > (terminal ? 0.2 : 5) || measure || step == 1) {
+        bool measure = step % eval_every == 0 || step == total || stop;
+        if (now - shown > (isatty(2) ? 0.2 : 5) || measure || step == 1) {
             double left = (total - step) * (now - start - paused) / step;
-            fprintf(stderr, "%sstep %zu/%zu  loss %.4f  lr %.2e  norm %.2f  %.0f tokens/s  "
-                    "%d:%02d left", terminal ? "\r\033[K" : "", step, total, r.loss, opt.lr, r.norm,
-                    rate, (int)left / 60, (int)left % 60);
-            if (m->E) fprintf(stderr, "  load %.0f-%.0f%%", 100 * r.load_least, 100 * r.load_most);
-            if (!terminal || measure) fprintf(stderr, "\n");
+            print_progress(run, step, total, &r, opt.lr, rate, left, measure);
             shown = now;
         }
-        if (measure && d->head.n_documents) {
-            s = (Score){0};
-            evaluate(m, a, d->held, d->document, d->head.n_documents, T, &s);
-            print_held_out(stderr, &s);
-            fprintf(csv, "%.6f,%.6f", s.nats / s.tokens, bits_per_byte(&s));
-        } else fprintf(csv, ",");
-        fprintf(csv, "\n");
         if (measure) {
-            checkpoint_save(m, tok, o->out);
-            fflush(csv);
+            measured = stage->measure(run);
+            checkpoint_save(run->m, run->tok, o->out);
+            if (run->enough && run->enough(run)) stop = true;
             paused += seconds() - now;
         }
+        write_csv(csv, run, step, &r, opt.lr, rate, measured);
+        fflush(csv);
     }
     signal(SIGINT, SIG_DFL);
     bool bad = ferror(csv);
     if (fclose(csv) || bad) die("%s: cannot be written", path);
     free(path);
-    acts_free(a);
-    free(b.ids), free(b.target);
-    return s;
+}
+
+static void fill_from_data(Run *run) {
+    size_t units = run->rows / (run->d->unit ? run->d->unit : 1);
+    data_fill(run->d, &run->b, units);
+}
+
+static size_t n_held(const Run *run) { return run->d->head->n_documents - run->d->n_train; }
+
+// Bits per byte of the held-out documents.
+static double measure_text(Run *run) {
+    if (!n_held(run)) return NAN;
+    Score s = score(run->m, run->a, run->d->id, run->d->document + run->d->n_train, n_held(run),
+                    run->d->T);
+    fprintf(stderr, "held out: loss %.4f, %.4f bits per byte", s.loss.value, s.bits.value);
+    if (isfinite(s.floor))
+        fprintf(stderr, "; the floor is %.4f (%.3f times it)", s.floor, s.bits.value / s.floor);
+    fprintf(stderr, "\n");
+    return s.bits.value;
+}
+
+static void open_pretraining(Run *run) {
+    fprintf(stderr, "a model that knows nothing has the loss ln V = %.4f\n", log(run->m->V));
+}
+
+// ---- DPO ----------------------------------------------------------------------------------------
+
+// The reference is the model before its first step: its sums are computed now, once, and no second
+// model is kept.
+static void open_preferences(Run *run) {
+    size_t n = run->d->head->n_documents;
+    double *tokens = xcalloc(n, sizeof *tokens);
+    run->ref_sum = xcalloc(n, sizeof *run->ref_sum);
+    score_documents(run->m, run->a, run->d->id, run->d->document, n, run->d->T, run->ref_sum, tokens);
+    for (size_t i = 0; i < n; i++) run->ref_sum[i] *= -1;
+    free(tokens);
+    fprintf(stderr, "%zu pairs. At the first step the model is its own reference, so every margin is 0 "
+            "and the loss is -log sigmoid(0) = log 2 = 0.693\n", run->d->n_train / 2);
+}
+
+static void fill_preferences(Run *run) {
+    fill_from_data(run);
+    const size_t *pair = run->d->order + run->d->next - run->b.rows / 2;
+    for (size_t r = 0; r < run->b.rows; r++) run->b.ref_sum[r] = run->ref_sum[pair[r / 2] * 2 + r % 2];
+}
+
+// The share of n pairs whose chosen answer has gained more on the rejected one than the reference
+// (NULL: nothing) has.
+static Ratio preference_accuracy(const Model *m, Acts *a, const int *ids, const Document *doc,
+                                 size_t n, size_t context, const double *ref_sum) {
+    double *nats = xcalloc(5 * n, sizeof *nats), *tokens = nats + 2 * n, *right = tokens + 2 * n;
+    score_documents(m, a, ids, doc, 2 * n, context, nats, tokens);
+    for (size_t i = 0; i < n; i++) {
+        double ref = ref_sum ? ref_sum[2 * i] - ref_sum[2 * i + 1] : 0;
+        right[i] = nats[2 * i + 1] - nats[2 * i] > ref;
+    }
+    Ratio r = ratio(right, NULL, n);
+    free(nats);
+    return r;
+}
+
+static double measure_preferences(Run *run) {
+    size_t first = run->d->n_train;
+    if (!n_held(run)) return NAN;
+    Ratio r = preference_accuracy(run->m, run->a, run->d->id, run->d->document + first,
+                                  n_held(run) / 2, run->d->T, run->ref_sum + first);
+    fprintf(stderr, "held out: %.1f%% of %zu pairs have a positive margin\n", 100 * r.value,
+            n_held(run) / 2);
+    return r.value;
 }
 
 // =================================================================================================
@@ -2514,18 +2855,373 @@ static int draw(const float *p, size_t V, double u) {
     return last; // rounding may leave a little of u: then the last possible token
 }
 
-// Feeds n tokens of one sequence, in slot 0 from position start on, in passes of at most max_rows
+// Copies what the cache holds of the first n positions of one slot to another.
+static void copy_slot(const Model *m, Acts *a, int from, int to, size_t n) {
+    size_t slot = m->KV * a->room * m->D;
+    for (size_t l = 0; l < m->L; l++)
+        for (size_t kv = 0; kv < m->KV; kv++) {
+            size_t head = kv * a->room * m->D, bytes = n * m->D * sizeof(float);
+            memcpy(a->layer[l].k + to * slot + head, a->layer[l].k + from * slot + head, bytes);
+            memcpy(a->layer[l].v + to * slot + head, a->layer[l].v + from * slot + head, bytes);
+        }
+}
+
+// Feeds n tokens of one sequence, in a slot from position start on, in passes of at most max_rows
 // rows; the logits after the last one are in a->logits.
-static void prefill(const Model *m, Acts *a, const int *ids, size_t n, int start) {
+static void prefill(const Model *m, Acts *a, const int *ids, size_t n, int start, int slot) {
     for (size_t i = 0; i < n; i += a->max_rows) {
         size_t rows = min_size(a->max_rows, n - i);
-        int at = start + (int)i, slot = 0;
+        int at = start + (int)i;
         model_forward(m, a, ids + i, 1, rows, &at, &slot);
         a->n_out = 1, a->out_row[0] = (int)rows - 1;
     }
     head_forward(m, a);
 }
 
+typedef struct {
+    Ids ids;        // the prompt, and then what was drawn
+    size_t prompt;  // tokens of the prompt
+    bool done;      // the end token was drawn
+} Answer;
+
+typedef void OnToken(void *context, int id);
+
+// Continues n sequences, in slots 0 .. n - 1 of the cache, until each has drawn `eos` or new_tokens or
+// fills the cache. All that are not done share every pass over the weights. Neighbours with equal
+// prompts share its prefill. Each draws from random numbers of its own, so that its text does not
+// depend on the others. on_token, if not NULL, is told each token of the first.
+static void complete(const Model *m, Acts *a, Answer *answer, size_t n, size_t new_tokens, int eos,
+                     size_t vocab_size, const Sampling *how, uint64_t seed, OnToken *on_token,
+                     void *context) {
+    int *start = xcalloc(3 * n, sizeof *start), *slot = start + n, *next = slot + n;
+    float *logits = xcalloc(n * m->V, sizeof *logits);
+    for (size_t i = 0; i < n; i++) {
+        Answer *x = &answer[i], *left = i ? x - 1 : NULL;
+        x->prompt = x->ids.n;
+        bool same = left && left->prompt == x->prompt &&
+                    !memcmp(left->ids.id, x->ids.id, x->prompt * sizeof(int));
+        if (same) copy_slot(m, a, (int)i - 1, (int)i, x->prompt);
+        else prefill(m, a, x->ids.id, x->prompt, 0, (int)i);
+        memcpy(logits + i * m->V, same ? logits + (i - 1) * m->V : a->logits, m->V * sizeof *logits);
+    }
+    for (;;) {
+        size_t B = 0;
+        for (size_t i = 0; i < n; i++) {
+            Answer *x = &answer[i];
+            size_t made = x->ids.n - x->prompt;
+            if (x->done || made >= new_tokens || x->ids.n >= a->room || interrupted) continue;
+            float *row = logits + i * m->V;
+            sampling_distribution(row, vocab_size, x->ids.id, x->ids.n, how);
+            int id = draw(row, vocab_size, uniform(splitmix64(seed + i), x->ids.n));
+            ids_push(&x->ids, id);
+            x->done = id == eos;
+            if (on_token && i == 0) on_token(context, id);
+            if (x->done || x->ids.n >= a->room || made + 1 >= new_tokens) continue;
+            next[B] = id, start[B] = (int)x->ids.n - 1, slot[B++] = (int)i;
+        }
+        if (!B) break;
+        model_forward(m, a, next, B, 1, start, slot);
+        a->n_out = (int)B;
+        for (size_t b = 0; b < B; b++) a->out_row[b] = (int)b;
+        head_forward(m, a);
+        for (size_t b = 0; b < B; b++)
+            memcpy(logits + slot[b] * m->V, a->logits + b * m->V, m->V * sizeof *logits);
+    }
+    free(start), free(logits);
+}
+
+static Sampling sampling_of(const Options *o) {
+    return (Sampling){o->temperature, o->top_p, o->repetition_penalty, (int)o->top_k};
+}
+
+typedef struct { // of text that is streamed to stdout
+    const Tokenizer *tok;
+    Utf8Stream utf8;
+} Speaker;
+
+static void speak(void *context, int id) {
+    Speaker *s = context;
+    Text text = {0};
+    if (id == s->tok->eos) return;
+    decode_token(s->tok, id, &s->utf8, &text);
+    if (text.len) fwrite(text.s, 1, text.len, stdout), fflush(stdout);
+    free(text.s);
+}
+
+static void stop_speaking(Speaker *s) {
+    Text text = {0};
+    decode_end(&s->utf8, &text);
+    if (text.len) fwrite(text.s, 1, text.len, stdout);
+    printf("\n");
+    fflush(stdout);
+    free(text.s);
+}
+
+// Continues a prompt, streaming to stdout; returns the number of tokens made.
+static size_t answer_aloud(const Model *m, Tokenizer *tok, Answer *x, const Options *o) {
+    size_t context = m->c.max_position_embeddings, prompt = x->ids.n;
+    if (!prompt) die("the prompt is empty and the tokenizer has no start token");
+    if (prompt >= context) die("the prompt has %zu tokens, the context %zu", prompt, context);
+    size_t room = min_size(context, prompt + o->max_new_tokens);
+    Acts *a = acts_new(m, INFERENCE, min_size(prompt, 512), 1, room);
+    Speaker s = {.tok = tok};
+    Sampling how = sampling_of(o);
+    // A model may have more rows than its tokenizer has tokens; those mean nothing.
+    complete(m, a, x, 1, o->max_new_tokens, tok->eos, tok->vocab_size, &how, o->seed, speak, &s);
+    stop_speaking(&s);
+    if (x->ids.n == context && !x->done)
+        fprintf(stderr, "%s: the context of %zu tokens is full\n", program, context);
+    acts_free(a);
+    return x->ids.n - prompt;
+}
+
+// ---- questions with an answer that can be checked -----------------------------------------------
+
+typedef struct Tasks {
+    size_t n;
+    Ids *prompt;   // (n) up to the place where the assistant begins to speak
+    char **answer; // (n) what it should say, several with OR between them
+    size_t longest;
+} Tasks;
+
+enum { OR = '\x1E' }; // between answers of which any will do
+
+static void add_answer(Text *t, const char *s) {
+    if (t->len) text_append(t, &(char){OR}, 1);
+    text_append(t, s ? s : "", s ? strlen(s) : 0);
+}
+
+// n bytes of an answer without what does not count: white space at its ends, a last full stop, "$"
+// before and "," within a number.
+static char *answer_core(const char *s, size_t n) {
+    Text t = {0};
+    while (n && strchr(" \t\r\n", s[n - 1])) n--;
+    while (n && strchr(" \t\r\n", *s)) s++, n--;
+    if (n && s[n - 1] == '.') n--;
+    text_append(&t, "", 0);
+    for (size_t i = 0; i < n; i++) {
+        bool before = i > 0 && s[i - 1] >= '0' && s[i - 1] <= '9';
+        bool after = i + 1 < n && s[i + 1] >= '0' && s[i + 1] <= '9';
+        if (!(s[i] == '$' && after) && !(s[i] == ',' && before && after)) text_append(&t, s + i, 1);
+    }
+    return t.s;
+}
+
+// Reads {"conversations": [..., {"role": "assistant", "content": answer}], "gt": [answer...]?}. The
+// last turn is what has to be answered; without "gt" its content is the answer.
+static Tasks *tasks_load(const char *list, Tokenizer *tok, bool think) {
+    Tasks *t = xcalloc(1, sizeof *t);
+    Chat chat = {{0}, {0}};
+    char *names = strdup(list);
+    for (char *path = strtok(names, ","); path; path = strtok(NULL, ",")) {
+        Reader r = reader_open(path);
+        while (reader_next(&r)) {
+            Json *messages = json_get(r.json, "conversations"), *last = NULL, *before = NULL;
+            const Json *gt = json_get(r.json, "gt");
+            Json *m = messages && messages->type == JSON_ARRAY ? messages->child : NULL;
+            for (; m; m = m->next) before = last, last = m;
+            if (!last || !before || !role_is(last, "assistant"))
+                die("%s:%zu: \"conversations\" has to end with a question and an assistant's turn",
+                    path, r.number);
+            Text answer = {0};
+            text_append(&answer, "", 0);
+            const char *said = json_text(last, "content"), *thought = said ? strstr(said, "</think>") : 0;
+            if (!gt) add_answer(&answer, thought ? thought + strlen("</think>") : said);
+            for (const Json *e = gt && gt->type == JSON_ARRAY ? gt->child : NULL; e; e = e->next)
+                add_answer(&answer, e->s);
+            if (gt && gt->type == JSON_STRING) add_answer(&answer, gt->s);
+            if (!answer.len) die("%s:%zu: there is no answer to check with", path, r.number);
+            before->next = NULL; // the last turn is not shown
+            const char *error = chat_record(&chat, r.json, messages, true, think);
+            if (error) die("%s:%zu: %s", path, r.number, error);
+            t->prompt = xrealloc(t->prompt, t->n + 1, sizeof *t->prompt);
+            t->answer = xrealloc(t->answer, t->n + 1, sizeof *t->answer);
+            t->prompt[t->n] = (Ids){0}, t->answer[t->n] = answer.s;
+            tokenizer_encode(tok, chat.text.s, chat.text.len, true, &t->prompt[t->n]);
+            if (t->prompt[t->n].n > t->longest) t->longest = t->prompt[t->n].n;
+            t->n++;
+        }
+        reader_close(&r);
+    }
+    if (!t->n) die("%s: there is no question in it", list);
+    free(names), free(chat.text.s), free(chat.cut.id);
+    return t;
+}
+
+// Takes a fiftieth of the tasks, the last ones, out of t for a measurement.
+static Tasks *tasks_split(Tasks *t) {
+    Tasks *held = xcalloc(1, sizeof *held);
+    size_t n = t->n / HOLD_OUT_EVERY + 1, left = t->n - min_size(n, t->n - 1);
+    held->n = t->n - left, held->longest = t->longest, t->n = left;
+    if (!held->n) die("one question is too few: one is held out");
+    held->prompt = xcalloc(held->n, sizeof *held->prompt);
+    held->answer = xcalloc(held->n, sizeof *held->answer);
+    memcpy(held->prompt, t->prompt + left, held->n * sizeof *held->prompt);
+    memcpy(held->answer, t->answer + left, held->n * sizeof *held->answer);
+    return held;
+}
+
+static void tasks_free(Tasks *t) {
+    for (size_t i = 0; i < t->n; i++) free(t->prompt[i].id), free(t->answer[i]);
+    free(t->prompt), free(t->answer), free(t);
+}
+
+// What was drawn, as text; *form is whether it was brought to its end, and with thoughts closed once.
+static char *answer_text(const Tokenizer *tok, const Answer *x, bool think, bool *form) {
+    Text t = {0};
+    Utf8Stream utf8 = {{0}, 0};
+    text_append(&t, "", 0);
+    for (size_t i = x->prompt; i < x->ids.n; i++)
+        if (x->ids.id[i] != tok->eos) decode_token(tok, x->ids.id[i], &utf8, &t);
+    decode_end(&utf8, &t);
+    char *close = think ? strstr(t.s, "</think>") : t.s;
+    *form = x->done && close && !(think && strstr(close + 1, "</think>"));
+    if (!close) t.s[0] = 0; // it never came to an answer
+    else if (think) memmove(t.s, close + strlen("</think>"), strlen(close + strlen("</think>")) + 1);
+    return t.s;
+}
+
+// Does a text say one of the answers, but for what does not count?
+static bool answer_is(const char *text, const char *answers) {
+    char *said = answer_core(text, strlen(text));
+    bool right = false;
+    for (const char *a = answers, *end; !right && a; a = *end ? end + 1 : NULL) {
+        end = strchr(a, OR) ? strchr(a, OR) : a + strlen(a);
+        char *want = answer_core(a, end - a);
+        right = !strcmp(said, want);
+        free(want);
+    }
+    free(said);
+    return right;
+}
+
+// Lets the model answer n tasks greedily, many at once; right (n) is 1 or 0 for each.
+static Ratio solve(const Model *m, Tokenizer *tok, const Tasks *t, bool think, size_t new_tokens,
+                   double *right) {
+    enum { AT_ONCE = 64 };
+    size_t room = min_size(m->c.max_position_embeddings, t->longest + new_tokens);
+    Acts *a = acts_new(m, INFERENCE, t->longest > AT_ONCE ? t->longest : AT_ONCE, AT_ONCE, room);
+    double *own = right ? NULL : xcalloc(t->n, sizeof *own), *score = right ? right : own;
+    for (size_t i = 0; i < t->n; i += AT_ONCE) {
+        Answer x[AT_ONCE] = {{{0}, 0, false}};
+        size_t n = min_size(AT_ONCE, t->n - i);
+        for (size_t k = 0; k < n; k++)
+            for (size_t j = 0; j < t->prompt[i + k].n; j++) ids_push(&x[k].ids, t->prompt[i + k].id[j]);
+        complete(m, a, x, n, new_tokens, tok->eos, tok->vocab_size, &(Sampling){0, 1, 1, 0}, 0, NULL, NULL);
+        for (size_t k = 0; k < n; k++) {
+            bool form;
+            char *said = answer_text(tok, &x[k], think, &form);
+            score[i + k] = answer_is(said, t->answer[i + k]);
+            free(said), free(x[k].ids.id);
+        }
+    }
+    Ratio r = ratio(score, NULL, t->n);
+    free(own), acts_free(a);
+    return r;
+}
+
+// ---- GRPO ---------------------------------------------------------------------------------------
+
+// Rewards, in the order in which they matter: a right answer 1, one in good form 0.25.
+static double reward(const Tokenizer *tok, const Answer *x, const char *answers, bool think,
+                     bool *right) {
+    bool form;
+    char *said = answer_text(tok, x, think, &form);
+    *right = form && answer_is(said, answers);
+    free(said);
+    return *right + 0.25 * form;
+}
+
+// The log-probability of each target of the batch under a model, into (rows, T).
+static void store_logp(const Model *m, Run *run, float *into) {
+    size_t batch = run->rows / run->o->accumulate;
+    int *at = xcalloc(batch * run->b.T, sizeof *at);
+    for (size_t row = 0; row < run->b.rows; row += batch) {
+        batch_logp(m, run->a, &run->b, row, min_size(batch, run->b.rows - row), at);
+        for (int i = 0; i < run->a->n_out; i++) into[at[i]] = run->a->logp[i];
+    }
+    free(at);
+}
+
+// Advantages of a group of G rewards: (reward - mean) / (standard deviation + 1e-4).
+static void group_advantages(double *advantage, const double *rewards, size_t G) {
+    double mean = 0, variance = 0;
+    for (size_t g = 0; g < G; g++) mean += rewards[g] / G;
+    for (size_t g = 0; g < G; g++) variance += pow(rewards[g] - mean, 2) / G;
+    for (size_t g = 0; g < G; g++) advantage[g] = (rewards[g] - mean) / (sqrt(variance) + 1e-4);
+}
+
+// Draws answers to the next prompts and makes them the batch, for --updates steps.
+static void fill_answers(Run *run) {
+    const Options *o = run->o;
+    Batch *b = &run->b;
+    size_t G = o->num_generations;
+    if (run->updates-- > 1) return;
+    run->updates = o->updates;
+    Answer *x = xcalloc(run->rows, sizeof *x);
+    double *rewards = xcalloc(run->rows, sizeof *rewards);
+    size_t *task = xcalloc(run->rows, sizeof *task);
+    b->rows = run->rows, b->T = 1, b->n_targets = 0;
+    memset(b->stat, 0, sizeof b->stat);
+    for (size_t r = 0; r < b->rows; r++) {
+        uint64_t turn = run->next_task + r / G; // prompts in a new random order each time round
+        uint64_t stream = splitmix64(o->seed + 77) + turn / run->tasks->n;
+        task[r] = (splitmix64(stream) + turn * 7919) % run->tasks->n;
+        const Ids *prompt = &run->tasks->prompt[task[r]];
+        for (size_t i = 0; i < prompt->n; i++) ids_push(&x[r].ids, prompt->id[i]);
+    }
+    complete(run->m, run->gen, x, b->rows, o->max_new_tokens, run->tok->eos, run->tok->vocab_size,
+             &(Sampling){o->temperature, 1, 1, 0}, splitmix64(o->seed) + run->next_task * G, NULL, NULL);
+    run->next_task += b->rows / G;
+    for (size_t r = 0; r < b->rows; r++) {
+        bool right;
+        rewards[r] = reward(run->tok, &x[r], run->tasks->answer[task[r]], o->think, &right);
+        if (x[r].ids.n - 1 > b->T) b->T = x[r].ids.n - 1;
+        b->stat[0] += rewards[r] / b->rows, b->stat[1] += (double)right / b->rows;
+        b->stat[2] += (double)(x[r].ids.n - x[r].prompt) / b->rows;
+    }
+    for (size_t r = 0; r < b->rows; r += G) group_advantages(b->advantage + r, rewards + r, G);
+    for (size_t r = 0; r < b->rows; r++) {
+        for (size_t i = x[r].prompt; i < x[r].ids.n; i++) x[r].ids.id[i] |= TRAINED;
+        b->length[r] = shift(b->ids + r * b->T, b->target + r * b->T, x[r].ids.id, x[r].ids.n - 1, b->T,
+                             run->tok->vocab_size);
+        b->n_targets += b->length[r];
+        free(x[r].ids.id);
+    }
+    store_logp(run->m, run, b->old_logp);
+    if (run->ref) store_logp(run->ref, run, b->ref_logp);
+    else memcpy(b->ref_logp, b->old_logp, b->rows * b->T * sizeof(float));
+    free(x), free(rewards), free(task);
+}
+
+// A copy of the model before the first step is the reference, unless --beta 0 asks for none.
+static void open_answers(Run *run) {
+    size_t room = min_size(run->m->c.max_position_embeddings, run->tasks->longest + run->o->max_new_tokens);
+    size_t rows = run->rows > run->tasks->longest ? run->rows : run->tasks->longest;
+    run->gen = acts_new(run->m, INFERENCE, rows, run->rows, room);
+    run->updates = 1;
+    if (run->o->beta == 0) return;
+    run->ref = model_new(run->m->c);
+    model_allocate(run->ref, false, 32);
+    memcpy(run->ref->params, run->m->params, run->m->n_params * sizeof(float));
+}
+
+static double measure_answers(Run *run) {
+    Ratio r = solve(run->m, run->tok, run->held, run->o->think, run->o->max_new_tokens, NULL);
+    fprintf(stderr, "held out: %.1f%% of %zu questions solved\n", 100 * r.value, run->held->n);
+    return r.value;
+}
+
+// ---- the stages ---------------------------------------------------------------------------------
+
+static const Stage stages[] = {
+    {"pretrain", next_token_loss, 0, 2e-3, open_pretraining, fill_from_data, measure_text, {NULL}},
+    {"sft", next_token_loss, 1, 5e-4, NULL, fill_from_data, measure_text, {NULL}},
+    {"dpo", dpo_loss, 2, 5e-5, open_preferences, fill_preferences, measure_preferences,
+     {"margin", "accuracy", "logp_chosen", "logp_rejected"}},
+    {"grpo", policy_loss, 0, 1e-4, open_answers, fill_answers, measure_answers,
+     {"reward", "solved", "length", "kl", "clipped"}},
+};
 // =================================================================================================
 // Measuring it: check
 //
@@ -2564,9 +3260,11 @@ static const char *const check_variant[][2] = {
                                              "seq_aux=1 router_aux_loss_coef=0.3"},
 };
 
-static double loss_now(const Model *m, Acts *a, const Batch *b) {
-    logp_of(m, a, b->ids, b->target, b->rows, b->T);
-    return next_token_loss(a->dlogp, a->logp, a->n_out, b) + a->aux_loss;
+static double loss_now(const Model *m, Acts *a, const Batch *b, Objective *f, const Options *o) {
+    int at[64];
+    double stat[STATS] = {0};
+    batch_logp(m, a, b, 0, b->rows, at);
+    return f(a->dlogp, a->logp, at, a->n_out, b, o, stat) + a->aux_loss;
 }
 
 // A small model of the variant `fields`, with weights far larger than at the start of a training,
@@ -2589,28 +3287,33 @@ static Model *check_model(const char *name, const char *fields) {
 // to the largest gradient in the tensor. (A step that changes a router's choice would spoil the
 // quotient; with these seeds none does.) In float the loss has seven digits and the quotient few;
 // in double (cc -Dfloat=double ...) it agrees to 1e-6.
-static void check_gradients(Tally *tally, const char *name, const char *fields) {
-    enum { B = 3, T = 7 };
+static void check_gradients(Tally *tally, const char *name, const char *fields, Objective *f,
+                            const char *loss) {
+    enum { B = 4, T = 7 };
     bool precise = sizeof(float) == 8;
     Model *m = check_model(name, fields);
-    int ids[B * T], target[B * T];
-    Batch b = {B, T, ids, target, 0};
+    Batch b = batch_new(B, T);
+    Options o = default_options();
+    b.rows = B, b.T = T, o.loss = loss, o.beta = 0.3;
     for (int i = 0; i < B * T; i++) {
-        ids[i] = (int)(splitmix64(i) % m->V);
-        target[i] = splitmix64(i + 100) % 4 ? (int)(splitmix64(i + 200) % m->V) : -1;
-        b.n_targets += target[i] >= 0;
+        b.ids[i] = (int)(splitmix64(i) % m->V);
+        b.target[i] = splitmix64(i + 100) % 4 ? (int)(splitmix64(i + 200) % m->V) : -1;
+        b.n_targets += b.target[i] >= 0, b.length[i / T] += b.target[i] >= 0;
+        // CISPO's weight is a constant for the gradient; for a difference only if it is clipped
+        b.old_logp[i] = (!strcmp(loss, "cispo") ? -99 : -3) + normal(5, i), b.ref_logp[i] = -3 + normal(6, i);
+        b.ref_sum[i / T] = -12 + normal(7, i), b.advantage[i / T] = normal(8, i);
     }
     Acts *a = acts_new(m, TRAINING, B * T, 0, 0);
-    loss_now(m, a, &b);
+    loss_now(m, a, &b, f, &o);
     model_backward(m, a);
     for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
         double worst = 0, largest = 0, h = precise ? 1e-5 : 2e-3;
         for (size_t i = 0; i < tensor_size(t); i++) {
             float w = t->w[i];
             t->w[i] = w + h;
-            double up = loss_now(m, a, &b);
+            double up = loss_now(m, a, &b, f, &o);
             t->w[i] = w - h;
-            double down = loss_now(m, a, &b);
+            double down = loss_now(m, a, &b, f, &o);
             t->w[i] = w;
             worst = worse(worst, fabs((up - down) / (2 * h) - t->g[i]));
             largest = worse(largest, fabs(t->g[i]));
@@ -2622,8 +3325,7 @@ static void check_gradients(Tally *tally, const char *name, const char *fields) 
         if (silent) report(tally, what, largest, 0);
         else report(tally, what, worst / (largest + 1e-12), precise ? 1e-6 : 3e-2);
     }
-    acts_free(a);
-    model_free(m);
+    batch_free(&b), acts_free(a), model_free(m);
 }
 
 // Decoding through the KV cache against the full forward pass, which sees all tokens at once. Two
@@ -2976,8 +3678,8 @@ static void golden_generation(Golden *g, Model *m, const char *tag) {
             t->w[i] *= scale;
     Acts *a = acts_new(m, INFERENCE, PROMPT, 1, PROMPT + NEW);
     for (int n = 0; r && n < NEW; n++) {
-        if (n == 0) prefill(m, a, ids, PROMPT, 0);
-        else prefill(m, a, ids + PROMPT + n - 1, 1, PROMPT + n - 1);
+        if (n == 0) prefill(m, a, ids, PROMPT, 0, 0);
+        else prefill(m, a, ids + PROMPT + n - 1, 1, PROMPT + n - 1, 0);
         int top = 0;
         double second = -INFINITY;
         for (int v = 1; v < (int)m->V; v++)
@@ -3010,7 +3712,7 @@ static void golden_language_model(Golden *g) {
     int *ids = golden_ints(g, "input_ids", B, T, 0, c.vocab_size);
     int *labels = golden_ints(g, "labels", B, T, -100, c.vocab_size);
     int *target = xcalloc(N, sizeof *target), *all = xcalloc(N, sizeof *all);
-    Batch batch = {B, T, ids, target, 0};
+    Batch batch = {.rows = B, .T = T, .ids = ids, .target = target};
     for (size_t n = 0; n < N; n++) { // (in `all` every row has a target, so that it gets logits)
         target[n] = n % T < T - 1 && labels[n + 1] >= 0 ? labels[n + 1] : -1;
         batch.n_targets += target[n] >= 0;
@@ -3039,7 +3741,8 @@ static void golden_language_model(Golden *g) {
             }
         }
         logp_of(m, a, ids, target, B, T);
-        double ce = next_token_loss(a->dlogp, a->logp, a->n_out, &batch), aux = a->aux_loss;
+        double ce = next_token_loss(a->dlogp, a->logp, NULL, a->n_out, &batch, NULL, NULL);
+        double aux = a->aux_loss;
         double router_gap = golden_router(g, m, a, step == 0);
         gap = fmin(gap, router_gap);
         if (step == 0) {
@@ -3066,6 +3769,146 @@ static void golden_language_model(Golden *g) {
     golden_scalar(g, "router_min_gap_all_steps", gap, 1, 2e-5);
     acts_free(a), model_free(m);
     free(ids), free(labels), free(target), free(all);
+}
+
+// Reads a matrix of numbers, one record a row, its number second, into x (rows, stride) from column
+// `first` on.
+static void golden_matrix(Golden *g, const char *key, float *x, size_t rows, size_t stride, size_t first,
+                          size_t cols) {
+    Record *r = NULL;
+    for (size_t i = 0; i < rows; i++) {
+        if (!(r = golden_next(g, r, key, NULL)) || r->n != (int)cols + 2)
+            die("%s: row %zu of %s is not there or not %zu long", g->path, i, key, cols);
+        for (size_t j = 0; j < cols; j++) x[i * stride + first + j] = golden_number(g, r, (int)j + 2);
+    }
+}
+
+// A model of the file's configuration with the weights of a tag.
+static Model *golden_model(Golden *g, const char *tag_key) {
+    Model *m = model_new(golden_config(g));
+    model_allocate(m, true, 32);
+    golden_weights(m, golden_string(g, tag_key));
+    return m;
+}
+
+// One backward pass from an objective, and what both kinds of case say about its end.
+static void golden_objective(Golden *g, Model *m, Acts *a, Batch *b, Objective *objective,
+                             const Options *o, const char *loss_key, double gap) {
+    StepReport r = train_pass(m, a, b, b->rows, objective, o);
+    golden_scalar(g, "router_min_gap", fmin(gap, golden_router(g, m, a, false)), 1, 2e-5);
+    golden_scalar(g, loss_key, r.loss, 0, 1e-5);
+    golden_scalar(g, "loss_aux", r.aux, r.aux ? 0 : 1, 1e-5);
+    golden_scalar(g, "loss_total", r.loss + r.aux, 0, 1e-5);
+    golden_tensors(g, m, "param", false, 1e-7);
+    golden_tensors(g, m, "grad", true, 0);
+    golden_scalar(g, "grad_norm", r.norm, 0, 1e-4);
+}
+
+// The rows of the file are all chosen answers and then all rejected ones; here pairs stand together.
+static void golden_preferences(Golden *g) {
+    size_t n = golden_value(g, "batch"), T = golden_value(g, "seq"), rows = 2 * n, T1 = T - 1;
+    Model *m = golden_model(g, "weight_tag"), *ref = golden_model(g, "ref_weight_tag");
+    Acts *a = acts_new(m, TRAINING, rows * T1, 0, 0);
+    int *ids = golden_ints(g, "ids", rows, T, 0, m->c.vocab_size);
+    int *mask = golden_ints(g, "mask", rows, T, 0, 2), *at = xcalloc(rows * T1, sizeof *at);
+    Batch b = batch_new(rows, T1);
+    Options o = default_options();
+    double *sum = xcalloc(7 * rows, sizeof *sum), *implicit = sum + 2 * rows, *margin = implicit + rows;
+    double right = 0;
+    golden_next(g, NULL, "data_tag", NULL);
+    o.beta = golden_value(g, "beta"), b.rows = rows, b.T = T1;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t t = 0, from = r % n * 2 + r / n; t < T1; t++) {
+            b.ids[from * T1 + t] = ids[r * T + t];
+            b.target[from * T1 + t] = mask[r * T + t + 1] ? ids[r * T + t + 1] : -1;
+            b.n_targets += mask[r * T + t + 1];
+        }
+    for (int which = 0; which < 2; which++) { // the policy's sums, then the reference's
+        batch_logp(which ? ref : m, a, &b, 0, rows, at);
+        for (int i = 0; i < a->n_out; i++) {
+            size_t row = at[i] / T1;
+            sum[which * rows + row % 2 * n + row / 2] += a->logp[i];
+            if (which) b.ref_sum[row] += a->logp[i];
+        }
+    }
+    double gap = golden_router(g, m, a, false); // of the reference, which came last
+    for (size_t r = 0; r < rows; r++) implicit[r] = o.beta * (sum[r] - sum[rows + r]);
+    for (size_t i = 0; i < n; i++)
+        margin[i] = implicit[i] - implicit[n + i], right += (margin[i] > 0) / (double)n;
+    const struct { const char *key; const double *v; size_t n; double scale; } row[] = {
+        {"policy_logp_sum", sum, rows, 0}, {"ref_logp_sum", sum + rows, rows, 0},
+        {"implicit_reward", implicit, rows, 1}, {"margin", margin, n, 1}, {"accuracy", &right, 1, 1}};
+    for (int i = 0; i < 5; i++) {
+        Record *r = golden_next(g, NULL, row[i].key, NULL);
+        if (r) golden_compare(g, r, 1, row[i].v, row[i].n, row[i].scale, 1e-5);
+    }
+    golden_objective(g, m, a, &b, dpo_loss, &o, "loss_dpo", gap);
+    free(ids), free(mask), free(at), free(sum);
+    batch_free(&b), acts_free(a), model_free(m), model_free(ref);
+}
+
+static void golden_policy(Golden *g) {
+    size_t G = golden_value(g, "num_generations"), rows = golden_value(g, "batch") * G, T = golden_value(g, "seq");
+    size_t P = golden_value(g, "prompt_len"), first = P - 1, n = T - P;
+    Model *m = golden_model(g, "weight_tag"), *ref = golden_model(g, "ref_weight_tag");
+    Acts *a = acts_new(m, TRAINING, rows * T, 0, 0);
+    int *ids = golden_ints(g, "ids", rows, T, 0, m->c.vocab_size), *at = xcalloc(rows * T, sizeof *at);
+    int eos = golden_value(g, "eos");
+    Batch b = batch_new(rows, T);
+    Options o = default_options();
+    golden_next(g, NULL, "data_tag", NULL);
+    o.beta = golden_value(g, "beta"), o.epsilon = golden_value(g, "epsilon");
+    o.epsilon_high = golden_value(g, "epsilon_high"), o.loss = golden_string(g, "loss_type");
+    b.rows = rows, b.T = T;
+    // per position: mask, logp, reference, kl, loss of the token
+    float *v[5];
+    const char *const key[5] = {"completion_mask", "logp", "ref_logp", "kl", "per_token_loss"};
+    for (int k = 0; k < 5; k++) v[k] = xcalloc(rows * T, sizeof *v[k]);
+    golden_matrix(g, "old_logp", b.old_logp, rows, T, first, n);
+    for (size_t r = 0; r < rows; r++) { // every completion token is a target at first, to see its logp
+        memcpy(b.ids + r * T, ids + r * T, T * sizeof(int));
+        for (size_t t = 0; t < T; t++)
+            b.target[r * T + t] = t >= first && t < T - 1 ? ids[r * T + t + 1] : -1;
+    }
+    for (int which = 0; which < 2; which++) {
+        batch_logp(which ? ref : m, a, &b, 0, rows, at);
+        for (int i = 0; i < a->n_out; i++) v[1 + which][at[i]] = a->logp[i];
+    }
+    double gap = golden_router(g, m, a, false); // of the reference, which came last
+    memcpy(b.ref_logp, v[2], rows * T * sizeof(float));
+    double *rewards = xcalloc(rows, sizeof *rewards), kl_sum = 0;
+    Record *r = golden_next(g, NULL, "rewards", NULL);
+    for (size_t i = 0; r && i < rows; i++) rewards[i] = golden_number(g, r, 1 + (int)i);
+    for (size_t i = 0; i < rows; i += G) group_advantages(b.advantage + i, rewards + i, G);
+    if ((r = golden_next(g, NULL, "advantage", NULL))) golden_compare(g, r, 1, b.advantage, rows, 1, 1e-5);
+    for (size_t i = 0; i < rows; i++) {
+        bool ended = false;
+        for (size_t t = first; t < T - 1; t++) {
+            size_t k = i * T + t;
+            double d;
+            bool clipped;
+            v[0][k] = !ended;
+            v[3][k] = exp(v[2][k] - v[1][k]) - (v[2][k] - v[1][k]) - 1;
+            v[4][k] = (strcmp(o.loss, "grpo") ? cispo_token : grpo_token)(
+                v[1][k], b.old_logp[k], v[2][k], b.advantage[i], &o, &d, &clipped);
+            if (ended) b.target[k] = -1;
+            else b.length[i]++, b.n_targets++, kl_sum += v[3][k];
+            ended |= ids[i * T + t + 1] == eos;
+        }
+    }
+    for (int k = 0; k < 5; k++) {
+        r = NULL;
+        for (size_t i = 0; i < rows && (r = golden_next(g, r, key[k], NULL)); i++) {
+            double row[256];
+            for (size_t t = 0; t < n && t < 256; t++) row[t] = v[k][i * T + first + t];
+            golden_compare(g, r, 2, row, (int)min_size(n, 256), 1, k == 0 ? 0 : 2e-5);
+        }
+        free(v[k]);
+    }
+    golden_scalar(g, "mean_kl", kl_sum / b.n_targets, 0, 2e-5);
+    golden_objective(g, m, a, &b, policy_loss, &o, "loss_policy", gap);
+    free(ids), free(at), free(rewards);
+    batch_free(&b), acts_free(a), model_free(m), model_free(ref);
 }
 
 static void golden_rope(Golden *g) {
@@ -3130,10 +3973,10 @@ static void golden_sampling(Golden *g) {
 // and that is a failure too: a key or a file that this program does not know.
 static void check_golden(const char *path, Tally *tally) {
     Golden g = golden_read(path, tally);
-    bool objective = golden_next(&g, NULL, "beta", NULL) || golden_next(&g, NULL, "alpha", NULL) ||
-                     golden_next(&g, NULL, "lora_rank", NULL);
     printf("%s\n", path);
-    if (objective) ;
+    if (golden_next(&g, NULL, "loss_dpo", NULL)) golden_preferences(&g);
+    else if (golden_next(&g, NULL, "num_generations", NULL)) golden_policy(&g);
+    else if (golden_next(&g, NULL, "alpha", NULL) || golden_next(&g, NULL, "lora_rank", NULL)) ;
     else if (golden_next(&g, NULL, "input_ids", NULL)) golden_language_model(&g);
     else if (golden_next(&g, NULL, "table", NULL)) golden_rope(&g);
     else if (golden_next(&g, NULL, "lr", NULL)) golden_lr(&g);
@@ -3152,261 +3995,430 @@ static void check_golden(const char *path, Tally *tally) {
 // =================================================================================================
 // The tiny world
 //
-// Something to learn when there is no data at hand: people, animals and cities with a few
-// properties each, told in many wordings, small stories and worked sums, in English and Chinese. A
-// seed decides what is true in the world (who lives where). A text is made by a grammar that draws
-// at random, each draw among n equal possibilities, so its probability is known: the product of all
-// 1/n. Minus its log2 is the number of bits that even somebody who knows the world and the grammar
-// by heart must be told. No model can beat it in the mean; a report prints it as the floor.
+// Something to learn when there is no data at hand: people, animals and cities with a few properties
+// each, told in many wordings, small stories and worked sums, in English and Chinese. A seed decides
+// what is true in the world (who lives where). A text is made by a grammar that draws at random, each
+// draw among n equal possibilities, so its probability is known: the product of all 1/n. Minus its
+// log2 is the number of bits that even somebody who knows the world and the grammar by heart must be
+// told. No model can beat it in the mean; a report prints it as the floor.
+//
+// Beside the texts there are questions. Those for training ask about one half of all things, those
+// that are held out about the other half, of which a model has read but was never asked: what it
+// answers there it knows from reading, and only the form of an answer from being asked. Sums that
+// are held out never occur in training, in no wording and no file.
 // =================================================================================================
 
+typedef const char *const Both[2]; // the same in English and in Chinese
+
 typedef struct {
-    uint64_t seed, drawn;  // the next number is uniform(seed, drawn)
+    uint64_t world, seed, drawn; // the next number is uniform(seed, drawn)
+    int zh;
     double bits;           // -log2 of the probability of the text so far
-    const char *var[128];  // what $x stands for
-    Text any[128];         // memory for some of these
+    Text var[128];         // what $x stands for, where it is no list
     Text text;
 } World;
+
+// In a template [a|b|c] is one of its alternatives, which may hold further ones; $x is a variable,
+// also a template, or one of a list.
+static const struct List { char name; Both items; } lists[] = {
+    {'C', {"Paris|London|Rome|Berlin|Madrid|Vienna|Athens|Lima",
+           "巴黎|伦敦|罗马|柏林|马德里|维也纳|雅典|利马"}},
+    {'a', {"cat|dog|fox|bear|rabbit|duck|horse|cow", "猫|狗|狐狸|熊|兔子|鸭子|马|牛"}},
+    {'J', {"teacher|doctor|nurse|cook|farmer|singer|painter|writer|driver|pilot|baker|dancer|lawyer|"
+           "judge|sailor|tailor",
+           "老师|医生|护士|厨师|农民|歌手|画家|作家|司机|飞行员|面包师|舞蹈家|律师|法官|水手|裁缝"}},
+    {'F', {"rice|noodles|soup|bread|fish|cheese|eggs|cake|apples|pears|grapes|tofu|beans|corn|honey|"
+           "salad",
+           "米饭|面条|热汤|面包|鱼|奶酪|鸡蛋|蛋糕|苹果|梨子|葡萄|豆腐|豆子|玉米|蜂蜜|沙拉"}},
+    {'l', {"forest|valley|desert|field|garden|swamp|cave|village",
+           "森林|山谷|沙漠|田野|花园|沼泽|山洞|村庄"}},
+    {'k', {"red|white|black|brown|grey|yellow|green|blue", "红色|白色|黑色|棕色|灰色|黄色|绿色|蓝色"}},
+    {'W', {"river|sea|lake|canal", "河|海|湖|运河"}},
+    {'G', {"bridges|towers|parks|markets|museums|boats|trains|music",
+           "桥|高塔|公园|集市|博物馆|船|火车|音乐"}},
+    {'K', {"hot|cold|rainy|windy|sunny|foggy|snowy|mild", "炎热|寒冷|多雨|多风|晴朗|多雾|多雪|温和"}},
+    {'x', {"hat|book|cup|lamp|chair|bag|mirror|ball|kite|clock|drum|bell|box|ring|basket|candle",
+           "帽子|本子|杯子|台灯|椅子|袋子|镜子|皮球|风筝|闹钟|小鼓|铃铛|箱子|戒指|篮子|蜡烛"}},
+    {'w', {"Yesterday|Last night|This morning|On Sunday", "昨天|昨晚|今天早上|星期天"}},
+    {'z', {"small|big|young|shy", "小小的|大大的|年轻的|害羞的"}},
+};
+
+static const struct List *list_of(char name) {
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        if (lists[i].name == name) return &lists[i];
+    return NULL;
+}
+
+// Alternative i of a list up to `end` (NULL: all), between *from and *to; returns how many there are.
+static size_t alternative(const char *list, const char *end, size_t i, const char **from,
+                          const char **to) {
+    size_t n = 0;
+    int depth = 0;
+    const char *at = list;
+    for (const char *s = list;; s++) {
+        bool over = end ? s == end : !*s;
+        if (!over) depth += (*s == '[') - (*s == ']');
+        if (!over && (*s != '|' || depth)) continue;
+        if (n++ == i) *from = at, *to = s;
+        if (over) return n;
+        at = s + 1;
+    }
+}
 
 static size_t pick(World *w, size_t n) {
     w->bits += log2(n);
     return uniform(w->seed, w->drawn++) * n;
 }
 
-// Appends a template, up to `end` if that is not NULL: [a|b|c] is one of its alternatives, which
-// may hold further ones; $x a variable, which is a template too.
+static void tell(World *w, const char *t, const char *end);
+
+static void tell_one_of(World *w, const char *list, const char *end) {
+    const char *from, *to;
+    size_t n = alternative(list, end, 0, &from, &to);
+    alternative(list, end, pick(w, n), &from, &to);
+    tell(w, from, to);
+}
+
+// Appends a template, up to `end` if that is not NULL.
 static void tell(World *w, const char *t, const char *end) {
     while (end ? t < end : *t) {
         if (*t == '[') {
-            const char *from[32], *close = t + 1;
-            size_t n = 0, depth = 1;
-            for (from[n++] = close; depth; close++) {
-                depth += (*close == '[') - (*close == ']');
-                if (*close == '|' && depth == 1) from[n++] = close + 1;
-            }
-            from[n] = close;
-            size_t i = pick(w, n);
-            tell(w, from[i], from[i + 1] - 1);
+            const char *close = t + 1;
+            for (int depth = 1; depth; close++) depth += (*close == '[') - (*close == ']');
+            tell_one_of(w, t + 1, close - 1);
             t = close;
         } else if (*t == '$') {
-            tell(w, w->var[(int)t[1]], NULL);
+            const struct List *list = list_of(t[1]);
+            if (list) tell_one_of(w, list->items[w->zh], NULL);
+            else tell(w, w->var[(int)t[1]].s, NULL);
             t += 2;
         } else text_append(&w->text, t++, 1);
     }
 }
 
-// Sets variable x to "any of the list".
-static void tell_any(World *w, char x, const char *const (*list)[2], size_t n, int zh) {
-    Text *t = &w->any[(int)x];
+static void set(World *w, char name, const char *from, const char *to) {
+    Text *t = &w->var[(int)name];
     t->len = 0;
-    for (size_t i = 0; i < n; i++) text_printf(t, "%s%s", i ? "|" : "[", list[i][zh]);
-    text_printf(t, "]");
-    w->var[(int)x] = t->s;
+    text_append(t, from, to ? (size_t)(to - from) : strlen(from));
 }
 
-typedef const char *const Pair[2]; // the same in English and Chinese
-
-static Pair people[] = { // by turns a woman and a man
-    {"Anna", "安娜"}, {"Adam", "亚当"}, {"Bella", "贝拉"}, {"Bob", "鲍勃"}, {"Clara", "克拉拉"},
-    {"Carl", "卡尔"}, {"Diana", "黛安娜"}, {"David", "大卫"}, {"Emma", "艾玛"}, {"Eric", "埃里克"},
-    {"Fiona", "菲奥娜"}, {"Frank", "弗兰克"}, {"Grace", "格蕾丝"}, {"George", "乔治"}, {"Helen", "海伦"},
-    {"Henry", "亨利"}, {"Iris", "艾丽丝"}, {"Ivan", "伊凡"}, {"Julia", "朱莉娅"}, {"Jack", "杰克"},
-    {"Kate", "凯特"}, {"Kevin", "凯文"}, {"Lily", "莉莉"}, {"Leo", "里奥"}};
-static Pair cities[] = {
-    {"Paris", "巴黎"}, {"London", "伦敦"}, {"Rome", "罗马"}, {"Berlin", "柏林"}, {"Madrid", "马德里"},
-    {"Vienna", "维也纳"}, {"Athens", "雅典"}, {"Lima", "利马"}};
-static Pair jobs[] = {
-    {"teacher", "老师"}, {"doctor", "医生"}, {"nurse", "护士"}, {"cook", "厨师"}, {"farmer", "农民"},
-    {"singer", "歌手"}, {"painter", "画家"}, {"writer", "作家"}, {"driver", "司机"},
-    {"pilot", "飞行员"}, {"baker", "面包师"}, {"dancer", "舞蹈家"}, {"lawyer", "律师"},
-    {"judge", "法官"}, {"sailor", "水手"}, {"tailor", "裁缝"}};
-static Pair foods[] = {
-    {"rice", "米饭"}, {"noodles", "面条"}, {"soup", "热汤"}, {"bread", "面包"}, {"fish", "鱼"},
-    {"cheese", "奶酪"}, {"eggs", "鸡蛋"}, {"cake", "蛋糕"}, {"apples", "苹果"}, {"pears", "梨子"},
-    {"grapes", "葡萄"}, {"tofu", "豆腐"}, {"beans", "豆子"}, {"corn", "玉米"}, {"honey", "蜂蜜"},
-    {"salad", "沙拉"}};
-static Pair animals[] = {
-    {"cat", "猫"}, {"dog", "狗"}, {"fox", "狐狸"}, {"bear", "熊"}, {"rabbit", "兔子"}, {"duck", "鸭子"},
-    {"horse", "马"}, {"cow", "牛"}};
-static Pair lands[] = {{"forest", "森林"}, {"valley", "山谷"}, {"desert", "沙漠"}, {"field", "田野"},
-                       {"garden", "花园"}, {"swamp", "沼泽"}, {"cave", "山洞"}, {"village", "村庄"}};
-static Pair colours[] = {{"red", "红色"}, {"white", "白色"}, {"black", "黑色"}, {"brown", "棕色"},
-                         {"grey", "灰色"}, {"yellow", "黄色"}, {"green", "绿色"}, {"blue", "蓝色"}};
-static Pair sights[] = {{"bridges", "桥"}, {"towers", "高塔"}, {"parks", "公园"}, {"markets", "集市"},
-                        {"museums", "博物馆"}, {"boats", "船"}, {"trains", "火车"}, {"music", "音乐"}};
-static Pair skies[] = {{"hot", "炎热"}, {"cold", "寒冷"}, {"rainy", "多雨"}, {"windy", "多风"},
-                       {"sunny", "晴朗"}, {"foggy", "多雾"}, {"snowy", "多雪"}, {"mild", "温和"}};
-static Pair waters[] = {{"river", "河"}, {"sea", "海"}, {"lake", "湖"}, {"canal", "运河"}};
-static Pair objects[] = {
-    {"hat", "帽子"}, {"book", "本子"}, {"cup", "杯子"}, {"lamp", "台灯"}, {"chair", "椅子"},
-    {"bag", "袋子"}, {"mirror", "镜子"}, {"ball", "皮球"}, {"kite", "风筝"}, {"clock", "闹钟"},
-    {"drum", "小鼓"}, {"bell", "铃铛"}, {"box", "箱子"}, {"ring", "戒指"}, {"basket", "篮子"},
-    {"candle", "蜡烛"}};
-#define LIST(list) list, sizeof list / sizeof *list
-
-// Every thing of a kind has three properties; each has a list of values and six wordings. In a
-// wording $S, $s, $o and $H are pronouns: the thing as subject, as object, as owner; $v is the
-// value.
+// Every thing of a kind has three properties; each has a list of values, six wordings and four
+// questions. In a wording $S, $s, $o and $H are pronouns: the thing as subject, as object, as owner;
+// $v is the value, $n the name. The first wording is how a question is answered.
 static const struct Kind {
-    Pair *names;
-    size_t n;
-    Pair opening; // $n is the name
-    Pair event;   // something that happened; $k $x and $a: any colour, object and animal
+    Both names;     // things that are told of in this language, or a list: every second of it
+    char list;
+    Both opening;
+    Both event;     // something that happened
     struct Property {
-        Pair *values;
-        size_t n;
-        Pair wordings;
+        char values;
+        Both wordings, questions;
     } property[3];
 } kinds[] = {
-    {LIST(people), {"[This is $n.|Do you know $n?|Let me tell you about $n.|My friend is called $n.]",
-                    "[这是$n。|你认识$n吗？|我来说说$n。|我的朋友叫$n。]"},
-                   {"[Yesterday|Last night|This morning|On Sunday] $s [bought|found|lost|sold|painted|"
-                    "washed|hid|broke] a $k $x.",
-                    "[昨天|昨晚|今天早上|星期天]$s[买了|找到|弄丢了|卖掉|画了|洗了|藏起|打破了]一个$k的$x。"}, {
-        {LIST(cities), {"[$S lives in $v.|$H home is in $v.|$S has a house in $v.|You can find $o in "
-                        "$v.|Every evening $s goes home to $v.|$v is where $s lives.]",
-                        "[$S住在$v。|$S的家在$v。|$S在$v有一座房子。|你可以在$v找到$s。|每天晚上$s回到$v的家。|"
-                        "$v是$s居住的城市。]"}},
-        {LIST(jobs), {"[$S works as a $v.|$S is a $v.|$S has been a $v for years.|$H job is to be a "
-                      "$v.|Every day $s works hard as a $v.|Everyone knows that $s is a $v.]",
-                      "[$S是一名$v。|$S的工作是$v。|$S当$v很多年了。|每天$s都做$v的工作。|大家都知道$s是$v。|"
-                      "$S靠当$v挣钱。]"}},
-        {LIST(foods), {"[$S likes to eat $v.|$H favourite food is $v.|$S eats $v every day.|For dinner "
-                       "$s always has $v.|$S loves $v more than anything.|Nothing makes $o happier "
-                       "than $v.]",
-                       "[$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|晚饭$s总是吃$v。|没有什么比$v更让$s开心。|"
-                       "$S从小就爱吃$v。]"}}}},
-    {LIST(animals), {"[Look at the $n.|What do we know about the $n?|Here comes the $n.|I like the $n.]",
-                     "[看看$n。|我们来认识$n。|看，$n来了。|我喜欢$n。]"},
-                    {"[Yesterday|Last night|This morning|On Sunday] $s [saw|chased|followed|heard|met|"
-                     "woke|helped|lost] a $k $a.",
-                     "[昨天|昨晚|今天早上|星期天]$s[看见|追赶|跟着|听见|遇到|吵醒|帮助|丢下]一只$k的$a。"}, {
-        {LIST(lands), {"[$S lives in the $v.|$H home is the $v.|$S sleeps in the $v.|You can find $o "
-                       "in the $v.|At night $s goes back to the $v.|The $v is where $s lives.]",
-                       "[$S住在$v里。|$S的家是$v。|$S在$v里睡觉。|你可以在$v里找到$s。|夜里$s回到$v。|"
-                       "$v是$s生活的地方。]"}},
-        {LIST(colours), {"[$S is $v.|$H colour is $v.|$S has a $v back.|You know $o by the colour "
-                         "$v.|From head to tail $s is $v.|Its coat looks $v.]",
-                         "[$S是$v的。|$S的颜色是$v。|$S的背是$v的。|看到$v就认得$s。|从头到尾$s都是$v。|"
-                         "毛皮看起来是$v。]"}},
-        {LIST(foods), {"[$S likes to eat $v.|$H favourite food is $v.|$S eats $v every day.|In the "
-                       "morning $s looks for $v.|$S would do anything for $v.|Give $o some $v.]",
-                       "[$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|早上$s去找$v。|为了$v$s什么都肯做。|"
-                       "给$s一些$v吧。]"}}}},
-    {LIST(cities), {"[Welcome to $n.|Have you been to $n?|This book is about $n.|We are going to $n.]",
-                    "[欢迎来到$n。|你去过$n吗？|这本书讲的是$n。|我们要去$n。]"},
-                   {"[Yesterday|Last night|This morning|On Sunday] a [small|big|young|shy] $k $a was "
-                    "seen near $o.",
-                    "[昨天|昨晚|今天早上|星期天]有一只[小小的|大大的|年轻的|害羞的]$k的$a来到$s旁边。"}, {
-        {LIST(waters), {"[$S lies by the $v.|$H houses stand near the $v.|$S was built at the $v.|You "
-                        "see the $v from $o.|In summer all of $o meets at the $v.|A $v is close to $o.]",
-                        "[$S在$v边。|$S的房子靠近$v。|$S建在$v旁。|从$s看得到$v。|夏天$s的人都去$v边。|"
-                        "$v就在$s旁边。]"}},
-        {LIST(sights), {"[$S is known for its $v.|$H pride is its $v.|$S has the best $v.|People come "
-                        "to $o for the $v.|In old songs $s is praised for its $v.|You will love the "
-                        "$v of $o.]",
-                        "[$S以$v闻名。|$S的骄傲是$v。|$S有最好的$v。|人们为了$v来到$s。|老歌里唱着$s的$v。|"
-                        "你会爱上$s的$v。]"}},
-        {LIST(skies), {"[$S is a $v place.|$H weather is $v.|$S has $v days all year.|The wind brings "
-                       "$v days to $o.|Even in spring $s is $v.|They say that $s is always $v.]",
-                       "[$S是个$v的地方。|$S的天气$v。|$S全年都很$v。|风给$s带来$v的日子。|就算春天$s也很$v。|"
-                       "人们说$s总是很$v。]"}}}},
+    {{"Anna|Adam|Bella|Bob|Clara|Carl|Diana|David|Emma|Eric|Fiona|Frank|Grace|George|Helen|Henry|Iris|"
+      "Ivan|Julia|Jack|Kate|Kevin|Lily|Leo",
+      "小红|小明|秀英|建国|丽丽|大伟|春梅|志强|小芳|国庆|玉兰|文杰|雪梅|海涛|桂花|永强|小燕|天宇|美玲|立新|"
+      "月娥|俊峰|佳佳|浩然"}, 0,
+     {"This is $n.|Do you know $n?|Let me tell you about $n.|My friend is called $n.",
+      "这是$n。|你认识$n吗？|我来说说$n。|我的朋友叫$n。"},
+     {"$w $s [bought|found|lost|sold|painted|washed|hid|broke] a $k $x.",
+      "$w$s[买了|找到|弄丢了|卖掉|画了|洗了|藏起|打破了]一个$k的$x。"},
+     {{'C', {"$S lives in $v.|$H home is in $v.|$S has a house in $v.|You can find $o in $v.|Every "
+             "evening $s goes home to $v.|$v is where $s lives.",
+             "$S住在$v。|$S的家在$v。|$S在$v有一座房子。|你可以在$v找到$s。|每天晚上$s回到$v的家。|"
+             "$v是$s居住的城市。"},
+       {"Where does $n live?|Which city does $n live in?|Where is the home of $n?|Tell me where $n "
+        "lives.", "$n住在哪里？|$n住在哪个城市？|$n的家在哪里？|告诉我$n住在哪里。"}},
+      {'J', {"$S works as a $v.|$S is a $v.|$S has been a $v for years.|$H job is to be a $v.|Every "
+             "day $s works hard as a $v.|Everyone knows that $s is a $v.",
+             "$S是一名$v。|$S的工作是$v。|$S当$v很多年了。|每天$s都做$v的工作。|大家都知道$s是$v。|"
+             "$S靠当$v挣钱。"},
+       {"What does $n work as?|What is the job of $n?|What does $n do for a living?|Tell me the job "
+        "of $n.", "$n是做什么的？|$n的工作是什么？|$n靠什么挣钱？|告诉我$n的工作。"}},
+      {'F', {"$S likes to eat $v.|$H favourite food is $v.|$S eats $v every day.|For dinner $s always "
+             "has $v.|$S loves $v more than anything.|Nothing makes $o happier than $v.",
+             "$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|晚饭$s总是吃$v。|没有什么比$v更让$s开心。|"
+             "$S从小就爱吃$v。"},
+       {"What does $n like to eat?|What is the favourite food of $n?|What does $n eat?|Tell me what "
+        "$n likes to eat.", "$n喜欢吃什么？|$n最爱的食物是什么？|$n每天吃什么？|告诉我$n喜欢吃什么。"}}}},
+    {{NULL, NULL}, 'a',
+     {"Look at the $n.|What do we know about the $n?|Here comes the $n.|I like the $n.",
+      "看看$n。|我们来认识$n。|看，$n来了。|我喜欢$n。"},
+     {"$w $s [saw|chased|followed|heard|met|woke|helped|lost] a $k $a.",
+      "$w$s[看见|追赶|跟着|听见|遇到|吵醒|帮助|丢下]一只$k的$a。"},
+     {{'l', {"$S lives in the $v.|$H home is the $v.|$S sleeps in the $v.|You can find $o in the $v.|At "
+             "night $s goes back to the $v.|The $v is where $s lives.",
+             "$S住在$v里。|$S的家是$v。|$S在$v里睡觉。|你可以在$v里找到$s。|夜里$s回到$v。|$v是$s生活的地方。"},
+       {"Where does the $n live?|Where is the home of the $n?|Where does the $n sleep?|Tell me where "
+        "the $n lives.", "$n住在哪里？|$n的家在哪里？|$n在哪里睡觉？|告诉我$n住在哪里。"}},
+      {'k', {"$S is $v.|$H colour is $v.|$S has a $v back.|You know $o by the colour $v.|From head to "
+             "tail $s is $v.|Its coat looks $v.",
+             "$S是$v的。|$S的颜色是$v。|$S的背是$v的。|看到$v就认得$s。|从头到尾$s都是$v。|毛皮看起来是$v。"},
+       {"What colour is the $n?|What is the colour of the $n?|Which colour does the $n have?|Tell me "
+        "the colour of the $n.", "$n是什么颜色的？|$n的颜色是什么？|$n的背是什么颜色？|告诉我$n的颜色。"}},
+      {'F', {"$S likes to eat $v.|$H favourite food is $v.|$S eats $v every day.|In the morning $s "
+             "looks for $v.|$S would do anything for $v.|Give $o some $v.",
+             "$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|早上$s去找$v。|为了$v$s什么都肯做。|"
+             "给$s一些$v吧。"},
+       {"What does the $n like to eat?|What is the favourite food of the $n?|What does the $n eat?|"
+        "Tell me what the $n likes to eat.",
+        "$n喜欢吃什么？|$n最爱的食物是什么？|$n每天吃什么？|告诉我$n喜欢吃什么。"}}}},
+    {{NULL, NULL}, 'C',
+     {"Welcome to $n.|Have you been to $n?|This book is about $n.|We are going to $n.",
+      "欢迎来到$n。|你去过$n吗？|这本书讲的是$n。|我们要去$n。"},
+     {"$w a $z $k $a was seen near $o.", "$w有一只$z$k的$a来到$s旁边。"},
+     {{'W', {"$S lies by the $v.|$H houses stand near the $v.|$S was built at the $v.|You see the $v "
+             "from $o.|In summer all of $o meets at the $v.|A $v is close to $o.",
+             "$S在$v边。|$S的房子靠近$v。|$S建在$v旁。|从$s看得到$v。|夏天$s的人都去$v边。|$v就在$s旁边。"},
+       {"Which water does $n lie by?|What water is close to $n?|Where was $n built?|Tell me which "
+        "water is near $n.", "$n在什么水边？|$n靠近什么？|$n建在哪里？|告诉我$n旁边是什么水。"}},
+      {'G', {"$S is known for its $v.|$H pride is its $v.|$S has the best $v.|People come to $o for the "
+             "$v.|In old songs $s is praised for its $v.|You will love the $v of $o.",
+             "$S以$v闻名。|$S的骄傲是$v。|$S有最好的$v。|人们为了$v来到$s。|老歌里唱着$s的$v。|"
+             "你会爱上$s的$v。"},
+       {"What is $n known for?|What is the pride of $n?|Why do people come to $n?|Tell me what $n is "
+        "known for.", "$n以什么闻名？|$n的骄傲是什么？|人们为什么来$n？|告诉我$n以什么闻名。"}},
+      {'K', {"$S is a $v place.|$H weather is $v.|$S has $v days all year.|The wind brings $v days to "
+             "$o.|Even in spring $s is $v.|They say that $s is always $v.",
+             "$S是个$v的地方。|$S的天气$v。|$S全年都很$v。|风给$s带来$v的日子。|就算春天$s也很$v。|"
+             "人们说$s总是很$v。"},
+       {"How is the weather in $n?|What kind of place is $n?|What are the days like in $n?|Tell me "
+        "about the weather in $n.", "$n的天气怎么样？|$n是个什么样的地方？|$n全年怎么样？|告诉我$n的天气。"}}}},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
-// The value that property p of thing i of kind k has in this world.
-static const char *fact(uint64_t world, size_t k, size_t i, size_t p, int zh) {
-    const struct Property *property = &kinds[k].property[p];
-    uint64_t stream = splitmix64(world ^ 0xFAC7) + k * 1000 + p * 100;
-    return property->values[splitmix64(stream + splitmix64(i)) % property->n][zh];
+// How many things of a kind this language tells of; each is told of in one language only.
+static size_t things(const struct Kind *kind, int zh) {
+    const char *from, *to;
+    if (kind->names[zh]) return alternative(kind->names[zh], NULL, 0, &from, &to);
+    return alternative(list_of(kind->list)->items[zh], NULL, 0, &from, &to) / 2;
 }
 
-// Half of all things are only ever told of in English, the other half in Chinese: number j of them.
-static size_t native(size_t j, int zh) { return j / 2 * 4 + 2 * zh + j % 2; }
-
-// Names a thing, tells its three properties in any order, of "her", "him" or "it", and some news.
-static void tell_thing(World *w, uint64_t world, size_t k, int zh) {
-    static const char *const pronoun[2][3][5] = {
+// Sets the name and the pronouns to those of thing i: people are a woman and a man by turns.
+static void set_thing(World *w, size_t k, size_t i) {
+    static const char *const pronoun[2][3][4] = {
         {{"She", "she", "her", "Her"}, {"He", "he", "him", "His"}, {"It", "it", "it", "Its"}},
         {{"她", "她", "她", "她"}, {"他", "他", "他", "他"}, {"它", "它", "它", "它"}}};
     const struct Kind *kind = &kinds[k];
-    size_t i = native(pick(w, kind->n / 2), zh), turn = pick(w, 3), swap = pick(w, 2);
-    for (int p = 0; p < 4; p++) w->var[(int)"SsoH"[p]] = pronoun[zh][k ? 2 : i % 2][p];
-    w->var['n'] = kind->names[i][zh];
-    tell(w, kind->opening[zh], NULL);
+    const char *from, *to;
+    if (kind->names[w->zh]) alternative(kind->names[w->zh], NULL, i, &from, &to);
+    else alternative(list_of(kind->list)->items[w->zh], NULL, 2 * i + w->zh, &from, &to);
+    set(w, 'n', from, to);
+    for (int p = 0; p < 4; p++) set(w, "SsoH"[p], pronoun[w->zh][k ? 2 : i % 2][p], NULL);
+}
+
+// Sets $v to the value that property p of the thing has in this world.
+static void set_fact(World *w, size_t k, size_t i, size_t p) {
+    const char *from, *to, *values = list_of(kinds[k].property[p].values)->items[w->zh];
+    uint64_t stream = splitmix64(w->world ^ 0xFAC7) + k * 1000 + p * 100 + w->zh * 10;
+    size_t n = alternative(values, NULL, 0, &from, &to);
+    alternative(values, NULL, splitmix64(stream + splitmix64(i)) % n, &from, &to);
+    set(w, 'v', from, to);
+}
+
+// Names a thing, tells its three properties in any order, of "her", "him" or "it", and some news.
+static void tell_thing(World *w, size_t k) {
+    const struct Kind *kind = &kinds[k];
+    size_t i = pick(w, things(kind, w->zh)), turn = pick(w, 3), swap = pick(w, 2);
+    set_thing(w, k, i);
+    tell_one_of(w, kind->opening[w->zh], NULL);
     for (size_t p = 0; p < 4; p++) {
         size_t which = (turn + (swap ? 3 - p : p)) % 3;
-        w->var['v'] = fact(world, k, i, which, zh);
-        if (!zh) text_append(&w->text, " ", 1);
-        tell(w, p < 3 ? kind->property[which].wordings[zh] : kind->event[zh], NULL);
+        set_fact(w, k, i, which);
+        if (!w->zh) text_append(&w->text, " ", 1);
+        if (p < 3) tell_one_of(w, kind->property[which].wordings[w->zh], NULL);
+        else tell(w, kind->event[w->zh], NULL);
     }
 }
 
 // A story: somebody meets an animal in need, and what helps depends on the need.
-static void tell_story(World *w, int zh) {
-    static const struct { Pair need, help; } needs[] = {
-        {{"hungry", "饿了"}, {"gave it some $f", "给它一些$f"}},
-        {{"tired", "累了"}, {"let it sleep in a warm bed", "让它在温暖的床上睡觉"}},
-        {{"sad", "很难过"}, {"told it a funny story", "给它讲了一个好笑的故事"}},
-        {{"lost", "迷路了"}, {"showed it the way to the $l", "带它走回$l"}}};
-    static Pair story = {
-        "[One day|One morning|Last week|In the spring|Long ago|After the rain] $n [went|walked|ran|"
-        "rode] to the $l with a $k $x [to play|to rest|to pick flowers|all alone]. [There|On the way|Near a "
-        "tree|Behind a stone] $s [saw|met|found|heard] a [small|big|young|shy] $c $a. The $a was "
-        "$d. So $n $e. [The $a was happy again.|\"Thank you,\" said the $a.|The $a jumped for joy.|"
-        "The $a smiled.] [From that day on they were friends.|Then they [sang|danced|laughed|played] "
-        "together.|In the evening $s went home.|The next day $s came back.]",
-        "[有一天|一天早上|上个星期|春天里|很久以前|雨停以后]，$n带着$k的$x[去|走到|跑到|骑车到]$l[玩|休息|采花|散步]。"
-        "[在那里|在路上|在树边|在石头后面]，$s[看见|遇到|发现|听见]一只[小小的|大大的|年轻的|害羞的]$c的$a。$a$d。"
-        "于是$n$e。[$a又高兴了。|“谢谢你。”$a说。|$a高兴得跳起来。|$a笑了。][从那天起他们成了朋友。|"
-        "然后他们一起[唱歌|跳舞|大笑|玩耍]。|晚上$s回家了。|第二天$s又来了。]"};
-    size_t who = native(pick(w, sizeof people / sizeof *people / 2), zh), need = pick(w, 4);
-    w->var['n'] = people[who][zh];
-    w->var['s'] = zh ? who % 2 ? "他" : "她" : who % 2 ? "he" : "she";
-    w->var['l'] = lands[pick(w, 8)][zh];
-    w->var['c'] = colours[pick(w, 8)][zh];
-    w->var['a'] = animals[pick(w, 8)][zh];
-    w->var['d'] = needs[need].need[zh], w->var['e'] = needs[need].help[zh];
-    w->var['f'] = need ? "" : foods[pick(w, 16)][zh];
-    tell(w, story[zh], NULL);
+static void tell_story(World *w) {
+    static Both needs[4] = {{"hungry", "饿了"}, {"tired", "累了"}, {"sad", "很难过"}, {"lost", "迷路了"}};
+    static Both helps[4] = {{"gave it some $F", "给它一些$F"},
+                            {"let it sleep in a warm bed", "让它在温暖的床上睡觉"},
+                            {"told it a funny story", "给它讲了一个好笑的故事"},
+                            {"showed it the way to the $h", "带它走回$h"}};
+    static Both fixed[3] = {{"$l", "$l"}, {"$k", "$k"}, {"$a", "$a"}}; // drawn once for the story
+    static Both story = {
+        "[One day|One morning|Last week|In the spring|Long ago|After the rain] $n [went|walked|ran|rode] "
+        "to the $h with a $k $x [to play|to rest|to pick flowers|all alone]. [There|On the way|Near a "
+        "tree|Behind a stone] $s [saw|met|found|heard] a $z $c $b. The $b was $d. So $n $e. [The $b was "
+        "happy again.|\"Thank you,\" said the $b.|The $b jumped for joy.|The $b smiled.] [From that day "
+        "on they were friends.|Then they [sang|danced|laughed|played] together.|In the evening $s went "
+        "home.|The next day $s came back.]",
+        "[有一天|一天早上|上个星期|春天里|很久以前|雨停以后]，$n带着$k的$x[去|走到|跑到|骑车到]$h[玩|休息|"
+        "采花|散步]。[在那里|在路上|在树边|在石头后面]，$s[看见|遇到|发现|听见]一只$z$c的$b。$b$d。于是"
+        "$n$e。[$b又高兴了。|“谢谢你。”$b说。|$b高兴得跳起来。|$b笑了。][从那天起他们成了朋友。|然后他们一起"
+        "[唱歌|跳舞|大笑|玩耍]。|晚上$s回家了。|第二天$s又来了。]"};
+    size_t start = w->text.len, need;
+    set_thing(w, 0, pick(w, things(&kinds[0], w->zh)));
+    for (int i = 0; i < 3; i++) {
+        tell(w, fixed[i][w->zh], NULL);
+        set(w, "hcb"[i], w->text.s + start, w->text.s + w->text.len);
+        w->text.len = start;
+    }
+    need = pick(w, 4);
+    set(w, 'd', needs[need][w->zh], NULL), set(w, 'e', helps[need][w->zh], NULL);
+    tell(w, story[w->zh], NULL);
 }
 
-// A sum of two two-digit numbers, worked digit by digit from the right; a carry is added where
-// there is one:   304+578:  4+8=12  0+7+1=8  3+5=8  304+578=882
-static void tell_sum(World *w, int a, int b, int zh) {
-    static Pair opening = {"[Add|Work out|What is|Find] ", "[计算|求|算一算|请算]"};
-    tell(w, opening[zh], NULL);
-    text_printf(&w->text, "%d+%d:\n", a, b);
+// The work of a sum, from the right, a line for each digit; a carry is added where there is one:
+//     304+578:   4+8=12   0+7+1=8   3+5=8
+static void work_sum(Text *t, int a, int b) {
     for (int x = a, y = b, carry = 0; x || y; x /= 10, y /= 10) {
         int sum = x % 10 + y % 10 + carry;
-        text_printf(&w->text, carry ? "%d+%d+1=%d\n" : "%d+%d=%d\n", x % 10, y % 10, sum);
+        text_printf(t, carry ? "%d+%d+1=%d\n" : "%d+%d=%d\n", x % 10, y % 10, sum);
         carry = sum > 9;
     }
-    text_printf(&w->text, "=%d", a + b);
 }
 
-// Text i of a world, into w->text and w->bits. A text is in the held-out part when its hash says so
-// (one in ten), and so never in the training part; what is hashed of a sum are its numbers, so that
-// a held-out sum was never seen in any wording. The draws are repeated until the hash fits: a
-// reader cannot know the hash, so the floor counts the text's probability among all.
-static void world_text(World *w, uint64_t world, uint64_t i, bool held_out) {
-    w->seed = splitmix64(world) + splitmix64(2 * i + held_out), w->drawn = 0;
-    uint64_t hash = 0;
+// Is a text or a sum (its numbers count, not its wording) in the held-out part? One in ten is.
+static bool held_out_text(const char *s) { return splitmix64(fnv1a64(s)) % 10 == 0; }
+static bool held_out_sum(int a, int b) { return splitmix64(a * 1000 + b) % 10 == 0; }
+
+// Text i of a world, into w->text and w->bits. The draws are repeated until the text is of the part
+// that is asked for: a reader cannot know the hash, so the floor counts its probability among all.
+static void world_text(World *w, uint64_t i, bool held_out) {
+    static Both sum = {"[Add|Work out|What is|Find] ", "[计算|求|算一算|请算]"};
+    bool held;
+    w->seed = splitmix64(w->world) + splitmix64(2 * i + held_out), w->drawn = 0;
     do {
         w->text.len = 0, w->bits = 0;
-        size_t what = pick(w, 10), zh = pick(w, 2);
-        w->bits -= log2(what < 3 ? 3 : what < 4 ? 1 : what < 5 ? 1 : what < 8 ? 3 : 2);
-        int a = 0, b = 0;
-        tell_any(w, 'k', LIST(colours), (int)zh), tell_any(w, 'x', LIST(objects), (int)zh);
-        tell_any(w, 'a', LIST(animals), (int)zh);
-        if (what < 5) tell_thing(w, world, what < 3 ? 0 : what - 2, (int)zh);
-        else if (what < 8) tell_story(w, (int)zh);
+        size_t what = pick(w, 10); // several numbers mean the same: its probability is their share
+        w->zh = (int)pick(w, 2);
+        w->bits -= log2(what < 3 ? 3 : what < 5 ? 1 : what < 8 ? 3 : 2);
+        if (what < 5) tell_thing(w, what < 3 ? 0 : what - 2);
+        else if (what < 8) tell_story(w);
         else {
-            a = 10 + (int)pick(w, 90), b = 10 + (int)pick(w, 90);
-            tell_sum(w, a, b, (int)zh);
+            int a = 100 + (int)pick(w, 900), b = 100 + (int)pick(w, 900);
+            tell(w, sum[w->zh], NULL);
+            text_printf(&w->text, "%d+%d:\n", a, b);
+            work_sum(&w->text, a, b);
+            text_printf(&w->text, "=%d", a + b);
+            held = held_out_sum(a, b);
+            continue;
         }
-        hash = a ? splitmix64(a * 1000 + b) : fnv1a64(w->text.s);
-    } while ((splitmix64(hash) % 10 == 0) != held_out);
+        held = held_out_text(w->text.s);
+    } while (held != held_out);
+}
+
+// ---- questions ----------------------------------------------------------------------------------
+
+// Begins a record: {"key": [{"role": "user", "content": the question}
+static void add_question(Text *line, const char *key, const char *question) {
+    text_printf(line, "\"%s\": [{\"role\": \"user\", \"content\": ", key);
+    json_write_string(line, question, strlen(question));
+    text_printf(line, "}, {\"role\": \"assistant\", ");
+}
+
+// ... and ends it: the answer's message, and the list.
+static void end_answer(Text *line, const char *before, const char *answer) {
+    char *both = format("%s%s", before, answer);
+    text_printf(line, "\"content\": ");
+    json_write_string(line, both, strlen(both));
+    text_printf(line, "}]");
+    free(both);
+}
+
+// Question number q about fact number f of a part, into w->text; its answer into w->var['A']. Returns
+// false where there are no more facts. Every other pair of things belongs to the held-out part.
+static bool world_question(World *w, size_t f, size_t q, bool held_out) {
+    const char *from, *to;
+    for (w->zh = 0; w->zh < 2; w->zh++)
+        for (size_t k = 0; k < KINDS; k++)
+            for (size_t i = 0, n = things(&kinds[k], w->zh); i < n; i++)
+                for (size_t p = 0; p < 3; p++) {
+                    if ((i / 2 % 2 == 1) != held_out || f--) continue;
+                    const struct Property *property = &kinds[k].property[p];
+                    set_thing(w, k, i), set_fact(w, k, i, p);
+                    w->text.len = 0;
+                    alternative(property->wordings[w->zh], NULL, 0, &from, &to);
+                    tell(w, from, to);
+                    set(w, 'A', w->text.s, NULL);
+                    w->text.len = 0;
+                    alternative(property->questions[w->zh], NULL, q, &from, &to);
+                    tell(w, from, to);
+                    return true;
+                }
+    return false;
+}
+
+// Two manners of answering: with a word before the answer, or without. In sft.jsonl questions of
+// even number get the first, those of odd number the second; dpo.jsonl prefers the first.
+static Both manner = {"Of course! ", "好的！"};
+
+enum { SFT_FILE, DPO_FILE, REASON_FILE, GRPO_FILE, QUESTION_FILES };
+static const char *const question_file[] = {"sft", "dpo", "reason", "grpo"};
+
+// Every fact in its four questions (sft, dpo), or n sums (reason, grpo).
+static void write_questions(World *w, NewFile *file, int kind, bool held_out, size_t n) {
+    Text line = {0};
+    for (size_t i = 0; kind >= REASON_FILE ? i < n : world_question(w, i / 4, i % 4, held_out); i++) {
+        line.len = 0;
+        text_append(&line, "{", 1);
+        if (kind >= REASON_FILE) {
+            uint64_t stream = splitmix64(w->world + 1000 * kind + held_out), at = i * 1000;
+            int a, b;
+            do a = 100 + (int)(uniform(stream, at++) * 900), b = 100 + (int)(uniform(stream, at++) * 900);
+            while (held_out_sum(a, b) != held_out);
+            char *question = format("%d+%d=?", a, b), *answer = format("%d", a + b);
+            Text work = {0};
+            work_sum(&work, a, b);
+            add_question(&line, "conversations", question);
+            if (kind == REASON_FILE) {
+                text_printf(&line, "\"reasoning_content\": ");
+                json_write_string(&line, work.s, work.len - 1);
+                text_printf(&line, ", ");
+            }
+            end_answer(&line, "", kind == REASON_FILE ? answer : "");
+            text_printf(&line, kind == GRPO_FILE ? ", \"gt\": [\"%s\"]" : "", answer);
+            free(question), free(answer), free(work.s);
+        } else {
+            const char *answer = w->var['A'].s, *polite = manner[w->zh];
+            add_question(&line, kind == DPO_FILE ? "chosen" : "conversations", w->text.s);
+            end_answer(&line, kind == DPO_FILE || i % 2 == 0 ? polite : "", answer);
+            if (kind == DPO_FILE) {
+                text_append(&line, ", ", 2);
+                add_question(&line, "rejected", w->text.s);
+                end_answer(&line, "", answer);
+            } else if (held_out) text_printf(&line, ", \"gt\": [\"%s\", \"%s%s\"]", answer, polite, answer);
+        }
+        text_append(&line, "}\n", 2);
+        fwrite(line.s, 1, line.len, file->f);
+    }
+    free(line.s);
+}
+
+// Writes a world into a folder: pretrain, again (texts of the same kind, to be mixed into later
+// stages so that they are not forgotten), sft, dpo, reason and grpo, and what is held out of each.
+static void write_world(const char *dir, uint64_t seed, size_t documents) {
+    World w = {.world = seed};
+    static const char *const name[] = {"pretrain.jsonl", "pretrain_held_out.jsonl", "again.jsonl"};
+    size_t n[] = {documents, documents / 100 + 200, documents / 10}, first[] = {0, 0, documents};
+    for (int f = 0; f < 3; f++) {
+        Text line = {0};
+        NewFile file = new_file(dir, name[f]);
+        for (size_t i = 0; i < n[f]; i++) {
+            world_text(&w, first[f] + i, f == 1);
+            line.len = 0;
+            text_printf(&line, "{\"text\": ");
+            json_write_string(&line, w.text.s, w.text.len);
+            text_printf(&line, ", \"bits\": %.4f}\n", w.bits);
+            fwrite(line.s, 1, line.len, file.f);
+        }
+        new_file_done(&file);
+        free(line.s);
+    }
+    for (int kind = 0; kind < QUESTION_FILES; kind++)
+        for (int held_out = 0; held_out < 2; held_out++) {
+            char *path = format("%s%s.jsonl", question_file[kind], held_out ? "_held_out" : "");
+            NewFile file = new_file(dir, path);
+            write_questions(&w, &file, kind, held_out, held_out ? 200 : documents / 4);
+            new_file_done(&file);
+            free(path);
+        }
+    for (int i = 0; i < 128; i++) free(w.var[i].s);
+    free(w.text.s);
 }
 
 // =================================================================================================
@@ -3483,14 +4495,16 @@ static double bench_training(Config c, size_t B, size_t T, bool parts) {
     model_allocate(m, true, 32);
     model_init(m, 1);
     Acts *a = acts_new(m, TRAINING, B * T, 0, 0);
-    Batch b = {B, T, xcalloc(B * T, sizeof(int)), xcalloc(B * T, sizeof(int)), B * T};
+    Options o = default_options();
+    Batch b = batch_new(B, T);
+    b.rows = B, b.T = T, b.n_targets = B * T;
     for (size_t i = 0; i < B * T; i++) b.ids[i] = splitmix64(i) % m->V;
     for (size_t i = 0; i < B * T; i++) b.target[i] = splitmix64(i + 1) % m->V;
     double start = 0, took = 0;
     int steps = 0;
     for (int step = 1; step < 3 || took < 1.5; step++) { // the first two wake memory and clock
         if (step == 3) memset(lap_time, 0, sizeof lap_time), start = last_lap = seconds();
-        StepReport r = train_pass(m, a, &b, B);
+        StepReport r = train_pass(m, a, &b, B, next_token_loss, &o);
         AdamW opt = {1e-4, 0.9, 0.95, 1e-8, 0.1, 1, step};
         adamw_step(m, &opt, r.norm);
         lap(OPTIMISER);
@@ -3499,8 +4513,7 @@ static double bench_training(Config c, size_t B, size_t T, bool parts) {
     for (int p = 0; parts && p < PARTS; p++)
         printf("%s%s %.0f%%", p ? ", " : "    ", name[p], 100 * lap_time[p] / took);
     if (parts) printf("\n");
-    free(b.ids), free(b.target);
-    acts_free(a), model_free(m);
+    batch_free(&b), acts_free(a), model_free(m);
     return steps * (double)(B * T) / took;
 }
 
@@ -3512,9 +4525,9 @@ static double bench_decoding(const Model *m, size_t B, double *prefill_rate) {
     int ids[PROMPT], start[64], slot[64], n = 0;
     for (size_t i = 0; i < PROMPT; i++) ids[i] = splitmix64(i) % m->V;
     for (size_t b = 0; b < B; b++) start[b] = PROMPT, slot[b] = b;
-    prefill(m, a, ids, PROMPT, 0);
+    prefill(m, a, ids, PROMPT, 0, 0);
     double began = seconds();
-    prefill(m, a, ids, PROMPT, 0);
+    prefill(m, a, ids, PROMPT, 0, 0);
     *prefill_rate = PROMPT / (seconds() - began);
     for (began = seconds(); n < 4 || (n < ROOM - PROMPT && seconds() - began < 0.7); n++) {
         model_forward(m, a, ids, B, 1, start, slot);
@@ -3551,10 +4564,13 @@ static void bench_inference(const Config *c, double memory) {
 
 // Training and encoding on texts of the tiny world, in MB/s on one thread.
 static void bench_tokenizer(void) {
-    World w = {0};
+    World w = {.world = 1};
     Text all = {0};
     Ids ids = {0};
-    for (int i = 0; i < 40000; i++) world_text(&w, 1, i, false), text_append(&all, w.text.s, w.text.len);
+    for (int i = 0; i < 40000; i++) {
+        world_text(&w, i, false);
+        text_append(&all, w.text.s, w.text.len);
+    }
     double start = seconds();
     Trainer *trainer = trainer_new(true);
     trainer_add(trainer, all.s, all.len);
@@ -3565,6 +4581,7 @@ static void bench_tokenizer(void) {
            all.len * 1e-6 / (trained - start), all.len * 1e-6 / (seconds() - trained), all.len * 1e-6,
            tok->vocab_size);
     tokenizer_free(tok);
+    for (int i = 0; i < 128; i++) free(w.var[i].s);
     free(all.s), free(ids.id), free(w.text.s);
 }
 
@@ -3697,136 +4714,255 @@ static void cmd_info(const Options *o) {
     }
 }
 
-static Score pretrain(Options o) {
-    if (!o.data) die("pretrain: --data is missing: a JSONL or text file");
-    if (!o.out) o.out = "out/model";
-    if (!o.tokenizer && !o.model) die("pretrain: --tokenizer is missing: a folder or a file");
-    Tokenizer *tok = tokenizer_load(o.tokenizer ? o.tokenizer : o.model);
-    Config c = options_config(&o, tok);
-    if (!o.seq) o.seq = min_size(c.max_position_embeddings, 256);
-    if (o.lr < 0) o.lr = 2e-3;
-    if (o.seq > c.max_position_embeddings)
-        die("--seq %ld: max_position_embeddings allows %d", o.seq, c.max_position_embeddings);
-    Model *m = model_new(c);
+// One stage of training, from its options to its checkpoint.
+static void run_stage(const Stage *stage, Options o, bool (*enough)(Run *)) {
+    Run run = {.stage = stage, .o = &o, .enough = enough};
+    bool policy = stage->objective == policy_loss;
+    if (!o.data) die("%s: --data is missing: a JSONL file%s", stage->name, stage->unit ? "" : " or text");
+    if (!o.out) o.out = format("out/%s", stage->name);
+    if (!o.tokenizer && !o.model) die("%s: --tokenizer is missing: a folder or a file", stage->name);
+    if (!o.model && (policy || stage->unit == 2)) die("%s: --model is missing", stage->name);
+    one_of("loss", o.loss, "grpo cispo");
+    run.tok = tokenizer_load(o.tokenizer ? o.tokenizer : o.model);
+    Config c = options_config(&o, run.tok);
+    size_t context = c.max_position_embeddings, each = policy ? o.num_generations : stage->unit == 2 ? 2 : 1;
+    if (policy) {
+        run.tasks = tasks_load(o.data, run.tok, o.think);
+        run.held = o.held_out ? tasks_load(o.held_out, run.tok, o.think) : tasks_split(run.tasks);
+        o.seq = min_size(context, run.tasks->longest + o.max_new_tokens);
+        if (run.tasks->longest >= context || run.held->longest >= context)
+            die("%s: a prompt is longer than the context of %zu tokens", o.data, context);
+    }
+    if (!o.seq) o.seq = min_size(context, stage->unit ? 512 : 256);
+    if ((size_t)o.seq > context) die("--seq %ld: max_position_embeddings allows %zu", o.seq, context);
+    run.m = model_new(c);
+    run.rows = o.batch * o.accumulate * each;
+    enum Mode mode = o.recompute ? RECOMPUTE : TRAINING;
+    size_t pass = o.batch * each * o.seq;
     double MB = 1e6 / sizeof(float);
     fprintf(stderr, "%zu parameters; %.0f MB for weights, gradients and AdamW, %.0f MB for "
-            "activations\n", m->n_params, 4 * m->n_params / MB,
-            acts_size(m, o.recompute ? RECOMPUTE : TRAINING, o.batch * o.seq, 0, 0) / MB);
-    Data *d = data_open(&o, tok, o.seq);
-    model_allocate(m, true, 32);
-    if (o.model) weights_load(m, o.model);
-    else model_init(m, o.seed);
-    Score s = train(m, tok, d, &o);
-    data_close(d);
-    model_free(m);
-    tokenizer_free(tok);
-    return s;
-}
-
-static void cmd_pretrain(const Options *o) { pretrain(*o); }
-
-// Continues o->prompt, streaming to stdout; returns the number of tokens made.
-static size_t generate(const Model *m, Tokenizer *tok, const Options *o) {
-    Ids ids = {0};
-    Text text = {0};
-    Utf8Stream stream = {0};
-    if (tok->bos >= 0) ids_push(&ids, tok->bos);
-    tokenizer_encode(tok, o->prompt, strlen(o->prompt), true, &ids);
-    if (!ids.n) die("generate: the prompt is empty and the tokenizer has no start token");
-    size_t context = m->c.max_position_embeddings, prompt = ids.n;
-    if (prompt >= context)
-        die("generate: the prompt has %zu tokens, the context %zu", prompt, context);
-    size_t room = min_size(context, prompt + o->max_new_tokens);
-    Acts *a = acts_new(m, INFERENCE, min_size(prompt, 512), 1, room);
-    Sampling how = {o->temperature, o->top_p, o->repetition_penalty, (int)o->top_k};
-    fputs(o->prompt, stdout);
-    prefill(m, a, ids.id, prompt, 0);
-    while (ids.n < room) {
-        // A model may have more rows than its tokenizer has tokens; those mean nothing.
-        sampling_distribution(a->logits, tok->vocab_size, ids.id, ids.n, &how);
-        int id = draw(a->logits, tok->vocab_size, uniform(splitmix64(o->seed), ids.n));
-        ids_push(&ids, id);
-        if (id == tok->eos) break;
-        text.len = 0;
-        decode_token(tok, id, &stream, &text);
-        fwrite(text.s, 1, text.len, stdout);
-        fflush(stdout);
-        if (ids.n < room) prefill(m, a, ids.id + ids.n - 1, 1, (int)ids.n - 1);
+            "activations\n", run.m->n_params, 4 * run.m->n_params / MB, acts_size(run.m, mode, pass, 0, 0) / MB);
+    if (!policy) run.d = data_open(o.data, o.held_out, run.tok, stage->unit, o.seq, o.seed);
+    size_t total = o.steps, units = o.batch * o.accumulate;
+    for (long e = 0; e < o.epochs && !o.steps; e++) {
+        size_t n = policy ? run.tasks->n : epoch_units(run.d, e);
+        total += (n + units - 1) / units * (policy ? o.updates : 1);
     }
-    text.len = 0;
-    decode_end(&stream, &text);
-    fwrite(text.s, 1, text.len, stdout);
-    printf("\n");
-    fflush(stdout);
-    if (ids.n == context && ids.id[ids.n - 1] != tok->eos)
-        fprintf(stderr, "%s: the context of %zu tokens is full\n", program, context);
-    size_t made = ids.n - prompt;
-    acts_free(a);
-    free(ids.id), free(text.s);
-    return made;
+    if (!total || (!policy && !epoch_units(run.d, 0)))
+        die("%s: %" PRIu64 " tokens are fewer than one window of --seq %ld and its target, or have no "
+            "row to train", o.data, policy ? 0 : run.d->head->n_train, o.seq);
+    model_allocate(run.m, true, 32);
+    if (o.model) weights_load(run.m, o.model);
+    else model_init(run.m, o.seed);
+    run.a = acts_new(run.m, mode, pass, 0, 0);
+    run.b = batch_new(run.rows, o.seq);
+    if (stage->open) stage->open(&run);
+    train(&run, total);
+    if (run.d) data_close(run.d);
+    if (run.tasks) tasks_free(run.tasks), tasks_free(run.held);
+    if (run.ref) model_free(run.ref);
+    if (run.gen) acts_free(run.gen);
+    free(run.ref_sum), batch_free(&run.b), acts_free(run.a), model_free(run.m), tokenizer_free(run.tok);
 }
 
+static void cmd_pretrain(const Options *o) { run_stage(&stages[0], *o, NULL); }
+static void cmd_sft(const Options *o) { run_stage(&stages[1], *o, NULL); }
+static void cmd_dpo(const Options *o) { run_stage(&stages[2], *o, NULL); }
+static void cmd_grpo(const Options *o) { run_stage(&stages[3], *o, NULL); }
+
+// With --think the prompt is a question, and the answer is opened in the middle of its thoughts.
 static void cmd_generate(const Options *o) {
     if (!o->model) die("generate: --model is missing: a checkpoint folder");
     Tokenizer *tok = tokenizer_load(o->model);
     Model *m = load_model(o, tok);
+    Answer x = {{0}, 0, false};
     double start = seconds();
-    size_t n = generate(m, tok, o);
+    if (o->think) {
+        Text t = {0};
+        text_printf(&t, "<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n<think>\n", o->prompt);
+        tokenizer_encode(tok, t.s, t.len, true, &x.ids);
+        free(t.s);
+    } else {
+        if (tok->bos >= 0) ids_push(&x.ids, tok->bos);
+        tokenizer_encode(tok, o->prompt, strlen(o->prompt), true, &x.ids);
+        fputs(o->prompt, stdout);
+    }
+    size_t n = answer_aloud(m, tok, &x, o);
     fprintf(stderr, "%zu tokens, %.1f a second\n", n, n / (seconds() - start));
-    model_free(m);
-    tokenizer_free(tok);
+    free(x.ids.id), model_free(m), tokenizer_free(tok);
+}
+
+// A conversation in the terminal. What was said is kept as the JSON that training reads, so that
+// there is one template.
+static void cmd_chat(const Options *given) {
+    Options o = *given;
+    if (!o.model) die("chat: --model is missing: a checkpoint folder");
+    Tokenizer *tok = tokenizer_load(o.model);
+    Model *m = load_model(&o, tok);
+    Text said = {0}, system = {0};
+    Chat chat = {{0}, {0}};
+    char *line = NULL;
+    size_t cap = 0, tokens = 0, turns = 0;
+    ssize_t n;
+    double spent = 0;
+    fprintf(stderr, "/think  /system TEXT  /reset  /stats  /quit\n");
+    signal(SIGINT, on_interrupt);
+    while (fputs("> ", stderr), (n = getline(&line, &cap, stdin)) >= 0) {
+        while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r')) line[--n] = 0;
+        if (!n) continue;
+        if (!strcmp(line, "/quit")) break;
+        if (!strcmp(line, "/think")) {
+            o.think = !o.think;
+            fprintf(stderr, "thinking is %s\n", o.think ? "on" : "off");
+        } else if (!strcmp(line, "/reset")) said.len = 0;
+        else if (!strncmp(line, "/system", 7)) {
+            said.len = system.len = 0;
+            if (n > 8) json_write_string(&system, line + 8, n - 8);
+        } else if (!strcmp(line, "/stats"))
+            fprintf(stderr, "%zu turns, %zu tokens, %.1f a second\n", turns, tokens,
+                    spent > 0 ? tokens / spent : 0);
+        else if (*line == '/') fprintf(stderr, "%s: no such command\n", line);
+        if (*line == '/') continue;
+        size_t before = said.len;
+        text_append(&said, ", {\"role\": \"user\", \"content\": ", 31);
+        json_write_string(&said, line, n);
+        char *list = format("[%s%s%s%s}]", system.len ? "{\"role\": \"system\", \"content\": " : "",
+                            system.len ? system.s : "", system.len ? "}" : "",
+                            said.s + (system.len ? 0 : 2));
+        Json *messages = json_parse_file("chat", list, strlen(list));
+        chat.text.len = chat.cut.n = 0;
+        chat_render(&chat, messages, NULL, true, o.think);
+        Answer x = {{0}, 0, false};
+        tokenizer_encode(tok, chat.text.s, chat.text.len, true, &x.ids);
+        if (x.ids.n >= (size_t)m->c.max_position_embeddings) {
+            fprintf(stderr, "the context of %d tokens is full; /reset begins anew\n",
+                    m->c.max_position_embeddings);
+            said.len = before;
+        } else {
+            interrupted = 0;
+            signal(SIGINT, on_interrupt);
+            double start = seconds();
+            tokens += answer_aloud(m, tok, &x, &o), spent += seconds() - start, turns++;
+            bool form;
+            char *text = answer_text(tok, &x, o.think, &form);
+            text_append(&said, "}, {\"role\": \"assistant\", \"content\": ", 37);
+            json_write_string(&said, text, strlen(text));
+            text_append(&said, "}", 1);
+            free(text);
+        }
+        json_free(messages), free(list), free(x.ids.id);
+        o.seed++;
+    }
+    free(said.s), free(system.s), free(chat.text.s), free(chat.cut.id), free(line);
+    model_free(m), tokenizer_free(tok);
+}
+
+static void print_ratio(const char *what, Ratio r, double scale) {
+    printf("%-22s %.6g +- %.2g\n", what, r.value * scale, r.error * scale);
+}
+
+static void eval_text(const Options *o, Tokenizer *tok, const Model *m, Acts *a, size_t context) {
+    Reader r = reader_open(o->data);
+    bool chat = reader_next(&r) && r.json && !json_get(r.json, "text");
+    reader_close(&r);
+    Data *d = data_open(NULL, o->data, tok, chat, context, 0);
+    Score s = score(m, a, d->id, d->document, d->head->n_documents, context);
+    printf("documents              %zu\ntokens                 %.0f\n", s.n, s.tokens);
+    printf("bytes                  %.0f\n", s.bytes);
+    print_ratio("loss", s.loss, 1);
+    double perplexity = exp(s.loss.value);
+    print_ratio("perplexity", (Ratio){perplexity, perplexity * s.loss.error}, 1);
+    if (s.bytes > 0) print_ratio("bits per byte", s.bits, 1);
+    if (isfinite(s.floor)) printf("floor                  %.6g\n", s.floor);
+    data_close(d);
+}
+
+// {"question", "choices", "answer"}: each choice is an answer of the assistant, and the most probable
+// wins; length-normalised, the one with the highest log-probability a byte.
+static void eval_choice(const Options *o, Tokenizer *tok, const Model *m, Acts *a, size_t context) {
+    Builder b = {.tok = tok, .unit = 1, .T = context};
+    Reader r = reader_open(o->data);
+    Ids first = {0}, answer = {0};
+    while (reader_next(&r)) {
+        const Json *choices = json_get(r.json, "choices"), *right = json_get(r.json, "answer");
+        const char *question = json_text(r.json, "question");
+        if (!question || !choices || choices->type != JSON_ARRAY || !right || right->type != JSON_NUMBER)
+            die("%s:%zu: needs \"question\", \"choices\" and \"answer\"", o->data, r.number);
+        ids_push(&first, (int)b.n[1]), ids_push(&answer, (int)right->number);
+        for (const Json *c = choices->child; c; c = c->next) {
+            Text t = {0};
+            Ids *ids = &b.ids[1];
+            size_t from = ids->n;
+            if (c->type != JSON_STRING) die("%s:%zu: a choice is no string", o->data, r.number);
+            text_printf(&t, "<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+                        question);
+            tokenizer_encode(tok, t.s, t.len, true, ids);
+            size_t said = ids->n;
+            tokenizer_encode(tok, c->s, c->len, true, ids);
+            for (size_t i = said; i < ids->n; i++) ids->id[i] |= TRAINED;
+            if (ids->n - from > context + 1) // of a question that is too long, the end counts
+                memmove(ids->id + from, ids->id + ids->n - context - 1, (context + 1) * sizeof(int)),
+                ids->n = from + context + 1;
+            end_document(&b, 1, from, c->len, NAN);
+            free(t.s);
+        }
+        if (!(right->number >= 0 && right->number < b.n[1] - first.id[first.n - 1]))
+            die("%s:%zu: \"answer\" is not the number of a choice", o->data, r.number);
+    }
+    reader_close(&r);
+    if (!first.n) die("%s: there is no question in it", o->data);
+    ids_push(&first, (int)b.n[1]);
+    double *nats = xcalloc(2 * b.n[1] + 2 * answer.n, sizeof *nats), *tokens = nats + b.n[1];
+    double *plain_right = tokens + b.n[1], *normal_right = plain_right + answer.n, guess = 0;
+    score_documents(m, a, b.ids[1].id, b.document[1], b.n[1], context, nats, tokens);
+    for (size_t q = 0; q < answer.n; q++) {
+        int best = first.id[q], normal = best;
+        for (int c = best; c < first.id[q + 1]; c++) {
+            if (nats[c] < nats[best]) best = c;
+            if (nats[c] / b.document[1][c].bytes < nats[normal] / b.document[1][normal].bytes) normal = c;
+        }
+        plain_right[q] = best - first.id[q] == answer.id[q];
+        normal_right[q] = normal - first.id[q] == answer.id[q];
+        guess += 1.0 / (first.id[q + 1] - first.id[q]) / answer.n;
+    }
+    printf("questions              %zu\n", answer.n);
+    print_ratio("right, %", ratio(plain_right, NULL, answer.n), 100);
+    print_ratio("length-normalised, %", ratio(normal_right, NULL, answer.n), 100);
+    printf("by guessing, %%         %.6g\n", 100 * guess);
+    free(nats), free(first.id), free(answer.id), free(b.ids[1].id), free(b.document[1]);
 }
 
 static void cmd_eval(const Options *o) {
     if (!o->model || !o->data) die("eval: --model DIR and --data FILE are needed");
+    int task = one_of("task", o->task, "ppl qa think pref choice");
     Tokenizer *tok = tokenizer_load(o->model);
     Model *m = load_model(o, tok);
-    CacheHead head = {0};
-    Builder b = {.tok = tok, .head = &head};
-    add_files(&b, o->data, 2);
-    if (!head.n_held) die("%s: holds no text", o->data);
-    size_t context = min_size(m->c.max_position_embeddings, 2048), rows = 0;
-    for (size_t i = 0, from = 0; i < head.n_documents; from = b.document[i++].end)
-        rows = b.document[i].end - from > rows ? b.document[i].end - from : rows;
-    rows = min_size(context, rows > 1024 ? rows : 1024);
-    Acts *a = acts_new(m, INFERENCE, rows, rows, 0);
-    Score s = {0};
-    evaluate(m, a, b.held.id, b.document, head.n_documents, context, &s);
-    double loss = s.nats / s.tokens;
-    double error = ratio_error(s.nats, s.tokens, s.nats_nats, s.nats_tokens, s.tokens_tokens, s.n);
-    double bit_error = ratio_error(s.nats, s.bytes, s.nats_nats, s.nats_bytes, s.bytes_bytes, s.n);
-    printf("documents      %.0f\ntokens         %.0f\n", s.n, s.tokens);
-    printf("bytes          %.0f\n", s.bytes);
-    printf("loss           %.6f +- %.6f\n", loss, error);
-    printf("perplexity     %.4f +- %.4f\n", exp(loss), exp(loss) * error);
-    printf("bits per byte  %.6f +- %.6f\n", bits_per_byte(&s), bit_error / M_LN2);
-    if (isfinite(s.floor)) printf("floor          %.6f\n", s.floor / s.bytes);
-    acts_free(a);
-    model_free(m);
-    tokenizer_free(tok);
-    free(b.held.id), free(b.document);
+    size_t context = min_size(m->c.max_position_embeddings, 2048);
+    Acts *a = task == 1 || task == 2 ? NULL : acts_new(m, INFERENCE, context, context, 0);
+    if (task == 0) eval_text(o, tok, m, a, context);
+    if (task == 4) eval_choice(o, tok, m, a, context);
+    if (task == 1 || task == 2) {
+        Tasks *t = tasks_load(o->data, tok, task == 2);
+        if (t->longest >= (size_t)m->c.max_position_embeddings)
+            die("%s: a question is longer than the context", o->data);
+        printf("questions              %zu\n", t->n);
+        print_ratio("right, %", solve(m, tok, t, task == 2, o->max_new_tokens, NULL), 100);
+        tasks_free(t);
+    }
+    if (task == 3) {
+        Data *d = data_open(NULL, o->data, tok, 2, context, 0);
+        size_t n = d->head->n_documents / 2;
+        printf("pairs                  %zu\n", n);
+        print_ratio("chosen preferred, %", preference_accuracy(m, a, d->id, d->document, n, context, NULL),
+                    100);
+        data_close(d);
+    }
+    if (a) acts_free(a);
+    model_free(m), tokenizer_free(tok);
 }
 
-// Writes DIR/pretrain.jsonl and DIR/pretrain_held_out.jsonl.
 static void cmd_world(const Options *o) {
-    const char *dir = o->out ? o->out : "out/world";
-    World w = {0};
-    for (int held_out = 0; held_out < 2; held_out++) {
-        Text line = {0};
-        NewFile file = new_file(dir, held_out ? "pretrain_held_out.jsonl" : "pretrain.jsonl");
-        for (long i = 0; i < (held_out ? o->documents / 100 + 200 : o->documents); i++) {
-            world_text(&w, o->seed, i, held_out);
-            line.len = 0;
-            text_printf(&line, "{\"text\": ");
-            json_write_string(&line, w.text.s, w.text.len);
-            text_printf(&line, ", \"bits\": %.4f}\n", w.bits);
-            fwrite(line.s, 1, line.len, file.f);
-        }
-        new_file_done(&file);
-        free(line.s);
-    }
-    for (int i = 0; i < 128; i++) free(w.any[i].s);
-    free(w.text.s);
+    write_world(o->out ? o->out : "out/world", o->seed, o->documents);
 }
 
 // A tokenizer trained on the "text" of every record of a JSONL file.
@@ -3851,8 +4987,12 @@ static void show_samples(Options o, Tokenizer *tok, bool fresh) {
     else weights_load(m, o.out);
     o.max_new_tokens = 60;
     for (int i = 0; i < 4; i++) {
-        o.prompt = prompts[i];
-        generate(m, tok, &o);
+        Answer x = {{0}, 0, false};
+        if (tok->bos >= 0) ids_push(&x.ids, tok->bos);
+        tokenizer_encode(tok, prompts[i], strlen(prompts[i]), true, &x.ids);
+        fputs(prompts[i], stdout);
+        answer_aloud(m, tok, &x, &o);
+        free(x.ids.id);
     }
     model_free(m);
 }
@@ -3873,9 +5013,9 @@ static void cmd_run(const Options *given) {
     fprintf(stderr, "3. What a model writes that knows nothing\n");
     show_samples(o, tok, true);
     fprintf(stderr, "4. Pretraining; the model goes to out/tiny\n");
-    o.batch = 8, o.seq = 128, o.steps = 1100, o.lr = 6e-3, o.warmup = 50, o.beta2 = 0.99;
+    o.batch = 8, o.seq = 128, o.steps = 1600, o.lr = 6e-3, o.warmup = 50, o.beta2 = 0.99;
     o.weight_decay = 0.05, o.eval_every = 220;
-    pretrain(o);
+    run_stage(&stages[0], o, NULL);
     fprintf(stderr, "5. What it writes now\n");
     show_samples(o, tok, false);
     tokenizer_free(tok);
@@ -3886,18 +5026,23 @@ static void cmd_help(const Options *o);
 
 static const struct Command {
     const char *name;
+    char letter; // in the table of options
     void (*run)(const Options *o);
     const char *meaning;
 } commands[] = {
-    {"run", cmd_run, "the whole story on the tiny world (also without a command)"},
-    {"world", cmd_world, "write the texts of a tiny world as JSONL"},
-    {"pretrain", cmd_pretrain, "train on text: --data F --tokenizer T [--out DIR]"},
-    {"generate", cmd_generate, "continue a prompt: --model DIR --prompt TEXT"},
-    {"eval", cmd_eval, "loss, perplexity and bits per byte: --model DIR --data F"},
-    {"info", cmd_info, "tensors, parameters, memory and work of a preset or checkpoint"},
-    {"bench", cmd_bench, "how fast it is, and what of that is the machine"},
-    {"check", NULL, "gradients against finite differences, or golden FILE..."},
-    {"help", cmd_help, "this page"},
+    {"run", 'r', cmd_run, "the whole story on the tiny world (also without a command)"},
+    {"world", 't', cmd_world, "write the texts of a tiny world as JSONL"},
+    {"pretrain", 'p', cmd_pretrain, "learn to predict text: --data F --tokenizer T [--out DIR]"},
+    {"sft", 's', cmd_sft, "learn to answer from conversations: --model DIR --data F"},
+    {"dpo", 'd', cmd_dpo, "learn which answers are preferred: --model DIR --data F"},
+    {"grpo", 'g', cmd_grpo, "learn from answers of its own that are checked: --model DIR --data F"},
+    {"generate", 'w', cmd_generate, "continue a prompt: --model DIR --prompt TEXT"},
+    {"chat", 'c', cmd_chat, "talk to it: --model DIR"},
+    {"eval", 'e', cmd_eval, "measure it on held-out data: --model DIR --data F [--task T]"},
+    {"info", 'i', cmd_info, "tensors, parameters, memory and work of a preset or checkpoint"},
+    {"bench", 'b', cmd_bench, "how fast it is, and what of that is the machine"},
+    {"check", 'k', NULL, "gradients against finite differences, or golden FILE..."},
+    {"help", 'h', cmd_help, "this page"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -3907,9 +5052,9 @@ static void cmd_help(const Options *o) {
     for (const struct Command *c = commands; c < commands + COMMANDS; c++) {
         printf("%-10s %s\n", c->name, c->meaning);
         for (const struct Option *p = option_table; p < option_table + OPTIONS; p++)
-            if (strchr(p->commands, c->name[0])) printf("    --%-20s %s\n", p->name, p->meaning);
+            if (strchr(p->commands, c->letter)) printf("    --%-20s %s\n", p->name, p->meaning);
     }
-    printf("\nfields of the configuration, options of pretrain and info:\n");
+    printf("\nfields of the configuration, options of the stages of training and info:\n");
     for (const struct Field *f = config_field; f < config_field + CONFIG_FIELDS; f++)
         printf("    --%-22s %s\n", f->name, f->meaning);
     printf("\npresets:\n");
@@ -3924,7 +5069,13 @@ static int cmd_check(int n, char **files) {
     if (n == 0) check_kernels(&tally), check_packing(&tally);
     for (size_t i = 0; n == 0 && i < sizeof check_variant / sizeof *check_variant; i++) {
         check_decoding(&tally, check_variant[i][0], check_variant[i][1]);
-        check_gradients(&tally, check_variant[i][0], check_variant[i][1]);
+        check_gradients(&tally, check_variant[i][0], check_variant[i][1], next_token_loss, "");
+    }
+    const char *const top2 = "use_moe=1 num_experts_per_tok=2 router_aux_loss_coef=0.3";
+    for (int moe = 0; n == 0 && moe < 2; moe++) {
+        check_gradients(&tally, moe ? "DPO, MoE" : "DPO", moe ? top2 : "", dpo_loss, "");
+        check_gradients(&tally, moe ? "GRPO, MoE" : "GRPO", moe ? top2 : "", policy_loss, "grpo");
+        check_gradients(&tally, moe ? "CISPO, MoE" : "CISPO", moe ? top2 : "", policy_loss, "cispo");
     }
     printf("%d passed, %d failed\n", tally.passed, tally.failed);
     return tally.failed > 0;
@@ -3944,7 +5095,7 @@ int main(int argc, char **argv) {
     for (const struct Command *c = commands; c < commands + COMMANDS; c++) {
         if (strcmp(c->name, name)) continue;
         if (!c->run) status = cmd_check(argc, argv);
-        else parse_options(&o, argc, argv, name[0]), c->run(&o);
+        else parse_options(&o, argc, argv, c->letter), c->run(&o);
         if (fflush(stdout) || ferror(stdout)) die("standard output cannot be written");
         return status;
     }
