@@ -3095,9 +3095,10 @@ static bool answer_is(const char *text, const char *answers) {
     return right;
 }
 
-// Lets the model answer n tasks greedily, many at once; right (n) is 1 or 0 for each.
+// Lets the model answer n tasks greedily, many at once: the share it gets right. right (n) and said
+// (n), if not NULL, are filled with 1 or 0 and with the answers, which the caller frees.
 static Ratio solve(const Model *m, Tokenizer *tok, const Tasks *t, bool think, size_t new_tokens,
-                   double *right) {
+                   double *right, char **said_all) {
     enum { AT_ONCE = 64 };
     size_t room = min_size(m->c.max_position_embeddings, t->longest + new_tokens);
     Acts *a = acts_new(m, INFERENCE, t->longest > AT_ONCE ? t->longest : AT_ONCE, AT_ONCE, room);
@@ -3112,7 +3113,9 @@ static Ratio solve(const Model *m, Tokenizer *tok, const Tasks *t, bool think, s
             bool form;
             char *said = answer_text(tok, &x[k], think, &form);
             score[i + k] = answer_is(said, t->answer[i + k]);
-            free(said), free(x[k].ids.id);
+            if (said_all) said_all[i + k] = said;
+            else free(said);
+            free(x[k].ids.id);
         }
     }
     Ratio r = ratio(score, NULL, t->n);
@@ -3207,7 +3210,7 @@ static void open_answers(Run *run) {
 }
 
 static double measure_answers(Run *run) {
-    Ratio r = solve(run->m, run->tok, run->held, run->o->think, run->o->max_new_tokens, NULL);
+    Ratio r = solve(run->m, run->tok, run->held, run->o->think, run->o->max_new_tokens, NULL, NULL);
     fprintf(stderr, "held out: %.1f%% of %zu questions solved\n", 100 * r.value, run->held->n);
     return r.value;
 }
@@ -4054,7 +4057,7 @@ static size_t alternative(const char *list, const char *end, size_t i, const cha
                           const char **to) {
     size_t n = 0;
     int depth = 0;
-    const char *at = list;
+    const char *at = *from = *to = list;
     for (const char *s = list;; s++) {
         bool over = end ? s == end : !*s;
         if (!over) depth += (*s == '[') - (*s == ']');
@@ -4344,57 +4347,73 @@ static bool world_question(World *w, size_t f, size_t q, bool held_out) {
 }
 
 // Two manners of answering: with a word before the answer, or without. In sft.jsonl questions of
-// even number get the first, those of odd number the second; dpo.jsonl prefers the first.
+// even number get the first, those of odd number the second; dpo.jsonl prefers the first, and
+// keep.jsonl, to be mixed into later stages, has only that.
 static Both manner = {"Of course! ", "好的！"};
 
-enum { SFT_FILE, DPO_FILE, REASON_FILE, GRPO_FILE, QUESTION_FILES };
-static const char *const question_file[] = {"sft", "dpo", "reason", "grpo"};
+enum { SFT_FILE, KEEP_FILE, DPO_FILE, REASON_FILE, GRPO_FILE, QUESTION_FILES };
+static const char *const question_file[] = {"sft", "keep", "dpo", "reason", "grpo"};
 
-// Every fact in its four questions (sft, dpo), or n sums (reason, grpo).
+// One question and its answer, as one or, for preferences, two lists of messages.
+static void write_fact(World *w, Text *line, int kind, size_t q, bool held_out) {
+    const char *answer = w->var['A'].s, *polite = manner[w->zh];
+    bool first = kind != SFT_FILE || q % 2 == 0;
+    add_question(line, kind == DPO_FILE ? "chosen" : "conversations", w->text.s);
+    end_answer(line, first ? polite : "", answer);
+    if (kind == DPO_FILE) {
+        text_append(line, ", ", 2);
+        add_question(line, "rejected", w->text.s);
+        end_answer(line, "", answer);
+    } else if (held_out) text_printf(line, ", \"gt\": [\"%s\", \"%s%s\"]", answer, polite, answer);
+}
+
+static void write_sum(Text *line, int kind, int a, int b) {
+    char *question = format("%d+%d=?", a, b), *answer = format("%d", a + b);
+    Text work = {0};
+    work_sum(&work, a, b);
+    add_question(line, "conversations", question);
+    if (kind == REASON_FILE) {
+        text_printf(line, "\"reasoning_content\": ");
+        json_write_string(line, work.s, work.len - 1);
+        text_printf(line, ", ");
+    }
+    end_answer(line, "", kind == REASON_FILE ? answer : "");
+    if (kind == GRPO_FILE) text_printf(line, ", \"gt\": [\"%s\"]", answer);
+    free(question), free(answer), free(work.s);
+}
+
+// n records; of held-out facts every one in its four questions, others are drawn at random.
 static void write_questions(World *w, NewFile *file, int kind, bool held_out, size_t n) {
-    Text line = {0};
-    for (size_t i = 0; kind >= REASON_FILE ? i < n : world_question(w, i / 4, i % 4, held_out); i++) {
-        line.len = 0;
+    uint64_t stream = splitmix64(w->world + 1000 * kind + held_out), at = 0;
+    size_t facts = 0;
+    while (kind < REASON_FILE && world_question(w, facts, 0, held_out)) facts++;
+    if (facts && held_out) n = 4 * facts;
+    for (size_t i = 0; i < n; i++) {
+        Text line = {0};
         text_append(&line, "{", 1);
-        if (kind >= REASON_FILE) {
-            uint64_t stream = splitmix64(w->world + 1000 * kind + held_out), at = i * 1000;
+        if (facts) {
+            size_t f = held_out ? i / 4 : uniform(stream, 2 * i) * facts;
+            size_t q = held_out ? i % 4 : uniform(stream, 2 * i + 1) * 4;
+            world_question(w, f, q, held_out);
+            write_fact(w, &line, kind, q, held_out);
+        } else {
             int a, b;
             do a = 100 + (int)(uniform(stream, at++) * 900), b = 100 + (int)(uniform(stream, at++) * 900);
             while (held_out_sum(a, b) != held_out);
-            char *question = format("%d+%d=?", a, b), *answer = format("%d", a + b);
-            Text work = {0};
-            work_sum(&work, a, b);
-            add_question(&line, "conversations", question);
-            if (kind == REASON_FILE) {
-                text_printf(&line, "\"reasoning_content\": ");
-                json_write_string(&line, work.s, work.len - 1);
-                text_printf(&line, ", ");
-            }
-            end_answer(&line, "", kind == REASON_FILE ? answer : "");
-            text_printf(&line, kind == GRPO_FILE ? ", \"gt\": [\"%s\"]" : "", answer);
-            free(question), free(answer), free(work.s);
-        } else {
-            const char *answer = w->var['A'].s, *polite = manner[w->zh];
-            add_question(&line, kind == DPO_FILE ? "chosen" : "conversations", w->text.s);
-            end_answer(&line, kind == DPO_FILE || i % 2 == 0 ? polite : "", answer);
-            if (kind == DPO_FILE) {
-                text_append(&line, ", ", 2);
-                add_question(&line, "rejected", w->text.s);
-                end_answer(&line, "", answer);
-            } else if (held_out) text_printf(&line, ", \"gt\": [\"%s\", \"%s%s\"]", answer, polite, answer);
+            write_sum(&line, kind, a, b);
         }
         text_append(&line, "}\n", 2);
         fwrite(line.s, 1, line.len, file->f);
+        free(line.s);
     }
-    free(line.s);
 }
 
-// Writes a world into a folder: pretrain, again (texts of the same kind, to be mixed into later
-// stages so that they are not forgotten), sft, dpo, reason and grpo, and what is held out of each.
+// Writes a world into a folder: pretrain, again (more of the same, to be mixed into later stages lest
+// it be forgotten), sft, keep, dpo, reason and grpo, and what is held out of each.
 static void write_world(const char *dir, uint64_t seed, size_t documents) {
     World w = {.world = seed};
     static const char *const name[] = {"pretrain.jsonl", "pretrain_held_out.jsonl", "again.jsonl"};
-    size_t n[] = {documents, documents / 100 + 200, documents / 10}, first[] = {0, 0, documents};
+    size_t n[] = {documents, documents / 100 + 200, documents / 20}, first[] = {0, 0, documents};
     for (int f = 0; f < 3; f++) {
         Text line = {0};
         NewFile file = new_file(dir, name[f]);
@@ -4413,7 +4432,8 @@ static void write_world(const char *dir, uint64_t seed, size_t documents) {
         for (int held_out = 0; held_out < 2; held_out++) {
             char *path = format("%s%s.jsonl", question_file[kind], held_out ? "_held_out" : "");
             NewFile file = new_file(dir, path);
-            write_questions(&w, &file, kind, held_out, held_out ? 200 : documents / 4);
+            size_t train = documents / (kind == DPO_FILE ? 60 : kind < REASON_FILE ? 10 : 4);
+            write_questions(&w, &file, kind, held_out, held_out ? 200 : train);
             new_file_done(&file);
             free(path);
         }
@@ -4946,7 +4966,7 @@ static void cmd_eval(const Options *o) {
         if (t->longest >= (size_t)m->c.max_position_embeddings)
             die("%s: a question is longer than the context", o->data);
         printf("questions              %zu\n", t->n);
-        print_ratio("right, %", solve(m, tok, t, task == 2, o->max_new_tokens, NULL), 100);
+        print_ratio("right, %", solve(m, tok, t, task == 2, o->max_new_tokens, NULL, NULL), 100);
         tasks_free(t);
     }
     if (task == 3) {
@@ -4965,6 +4985,8 @@ static void cmd_world(const Options *o) {
     write_world(o->out ? o->out : "out/world", o->seed, o->documents);
 }
 
+// ---- the whole story ----------------------------------------------------------------------------
+
 // A tokenizer trained on the "text" of every record of a JSONL file.
 static Tokenizer *train_tokenizer(const char *path, int vocab_size) {
     Trainer *trainer = trainer_new(true);
@@ -4977,48 +4999,165 @@ static Tokenizer *train_tokenizer(const char *path, int vocab_size) {
     return trainer_finish(trainer, vocab_size);
 }
 
-// Loads o->out, or with `fresh` makes a model that knows nothing, and lets it continue some
-// prompts.
-static void show_samples(Options o, Tokenizer *tok, bool fresh) {
-    static const char *const prompts[] = {"This is Anna.", "One day", "你认识", "Add 47+85:\n"};
-    Model *m = model_new(fresh ? options_config(&o, tok) : config_load(o.out));
-    model_allocate(m, false, 32);
-    if (fresh) model_init(m, o.seed);
-    else weights_load(m, o.out);
-    o.max_new_tokens = 60;
-    for (int i = 0; i < 4; i++) {
-        Answer x = {{0}, 0, false};
-        if (tok->bos >= 0) ids_push(&x.ids, tok->bos);
-        tokenizer_encode(tok, prompts[i], strlen(prompts[i]), true, &x.ids);
-        fputs(prompts[i], stdout);
-        answer_aloud(m, tok, &x, &o);
-        free(x.ids.id);
+// The measurements of the story: the same ones on the same held-out data after every stage.
+enum Metric { BITS, EXACT, POLITE, PREFERRED, AT_ONCE_RIGHT, THOUGHT_RIGHT, METRICS };
+static const char *const metric_name[METRICS] = {
+    "bits_per_byte", "exact_match", "preferred_manner", "preference_accuracy", "sums_at_once",
+    "sums_after_thinking"};
+
+typedef struct {
+    const char *stage;
+    double value[METRICS], floor; // floor: of the bits per byte
+} Milestone;
+
+// Greedy answers to the same three questions: two of held-out facts and a held-out sum.
+static void show_answers(const Model *m, Tokenizer *tok, const Tasks *facts, const Tasks *sums) {
+    const struct { const Tasks *t; size_t i; } ask[] = {{facts, 0}, {facts, facts->n / 2}, {sums, 0}};
+    for (int k = 0; k < 3; k++) {
+        Text t = {0};
+        char *said;
+        Utf8Stream utf8 = {{0}, 0};
+        const Ids *p = &ask[k].t->prompt[ask[k].i];
+        solve(m, tok, &(Tasks){1, (Ids *)p, &ask[k].t->answer[ask[k].i], p->n}, k == 2, 60, NULL, &said);
+        for (size_t i = 3; i < p->n && p->id[i] != tok->eos; i++) decode_token(tok, p->id[i], &utf8, &t);
+        write_visible(&t, " -> ", 4), write_visible(&t, said, strlen(said));
+        printf("    %s\n", t.s);
+        free(t.s), free(said);
     }
-    model_free(m);
+    fflush(stdout);
 }
 
-// The whole story on the tiny world: text, tokenizer, a model that knows nothing, training, the
-// model that came out of it. The rate is high and the batches are small because the run is short.
-static void cmd_run(const Options *given) {
+// Measures the checkpoint of a stage, prints it and appends it to out/metrics.csv.
+static Milestone milestone(const char *stage, const char *dir, const Options *given) {
     Options o = *given;
+    Milestone s = {.stage = stage};
+    o.model = dir;
+    Tokenizer *tok = tokenizer_load(dir);
+    Model *m = load_model(&o, tok);
+    size_t context = m->c.max_position_embeddings;
+    Acts *a = acts_new(m, INFERENCE, 2048, 2048, 0);
+    Data *text = data_open(NULL, "out/world/pretrain_held_out.jsonl", tok, 0, context, 0);
+    Score held = score(m, a, text->id, text->document, text->head->n_documents, context);
+    Data *pairs = data_open(NULL, "out/world/dpo_held_out.jsonl", tok, 2, context, 0);
+    Tasks *facts = tasks_load("out/world/sft_held_out.jsonl", tok, false);
+    Tasks *sums = tasks_load("out/world/reason_held_out.jsonl", tok, false);
+    Tasks *thoughts = tasks_load("out/world/reason_held_out.jsonl", tok, true);
+    char **said = xcalloc(facts->n, sizeof *said);
+    s.value[BITS] = held.bits.value, s.floor = held.floor;
+    s.value[EXACT] = solve(m, tok, facts, false, 40, NULL, said).value;
+    for (size_t i = 0; i < facts->n; i++) {
+        bool polite = !strncmp(said[i], manner[0], strlen(manner[0])) ||
+                      !strncmp(said[i], manner[1], strlen(manner[1]));
+        s.value[POLITE] += (double)polite / facts->n;
+        free(said[i]);
+    }
+    s.value[PREFERRED] = preference_accuracy(m, a, pairs->id, pairs->document,
+                                             pairs->head->n_documents / 2, context, NULL).value;
+    s.value[AT_ONCE_RIGHT] = solve(m, tok, sums, false, 40, NULL, NULL).value;
+    s.value[THOUGHT_RIGHT] = solve(m, tok, thoughts, true, 60, NULL, NULL).value;
+    printf("\nafter %s\n", stage);
+    show_answers(m, tok, facts, thoughts);
+    free(said), tasks_free(facts), tasks_free(sums), tasks_free(thoughts);
+    data_close(text), data_close(pairs), acts_free(a), model_free(m), tokenizer_free(tok);
+    return s;
+}
+
+// A thinking model is kept as soon as it solves half of some sums of the training part, to be the
+// beginning of GRPO, which needs one that is right sometimes.
+static bool keep_early(Run *run) {
+    static bool found;
+    if (run->o->think) found = false, ((Options *)run->o)->think = 0; // a new stage begins
+    if (found) return false;
+    Tasks *t = tasks_load("out/world/grpo.jsonl", run->tok, true);
+    size_t all = t->n;
+    t->n = min_size(all, 128);
+    double right = solve(run->m, run->tok, t, true, 60, NULL, NULL).value;
+    t->n = all;
+    tasks_free(t);
+    fprintf(stderr, "after thinking %.0f%% of some sums are right\n", 100 * right);
+    if (right >= 0.5) checkpoint_save(run->m, run->tok, "out/early"), found = true;
+    return false;
+}
+
+static void print_story(const Milestone *s, int n) {
+    NewFile csv = new_file("out", "metrics.csv");
+    fprintf(csv.f, "stage,metric,value,floor_or_target\n");
+    printf("\n%-22s", "");
+    for (int i = 0; i < n; i++) printf("%11s", s[i].stage);
+    printf("\n");
+    const char *const target[METRICS] = {"", "0.88", "0.95", "0.95", "", "0.95"};
+    for (int k = 0; k < METRICS; k++) {
+        printf("%-22s", metric_name[k]);
+        for (int i = 0; i < n; i++) {
+            if (k == BITS) printf("%11.4f", s[i].value[k]);
+            else printf("%10.1f%%", 100 * s[i].value[k]);
+            char *floor = k == BITS ? format("%.6f", s[i].floor) : format("%s", target[k]);
+            fprintf(csv.f, "%s,%s,%.6f,%s\n", s[i].stage, metric_name[k], s[i].value[k], floor);
+            free(floor);
+        }
+        printf("\n");
+    }
+    printf("%-22s", "bits over the floor");
+    for (int i = 0; i < n; i++) printf("%10.1f%%", 100 * (s[i].value[BITS] / s[i].floor - 1));
+    printf("\n");
+    new_file_done(&csv);
+}
+
+// The whole story on the tiny world: a text, a vocabulary, and one model from knowing nothing to
+// thinking before it answers, measured after every stage. Rates are high and batches small because
+// the run is short.
+static void cmd_run(const Options *given) {
     double start = seconds();
-    fprintf(stderr, "1. A world, seed %ld: texts in out/world\n", o.seed);
-    o.out = "out/world";
-    cmd_world(&o);
-    fprintf(stderr, "2. A tokenizer learned from them, in out/tokenizer\n");
+    Milestone s[6];
+    Options o = *given;
+    fprintf(stderr, "1. A world (seed %ld) in out/world, and a tokenizer learned from its texts\n", o.seed);
+    write_world("out/world", o.seed, o.documents);
     Tokenizer *tok = train_tokenizer("out/world/pretrain.jsonl", 1536);
     tokenizer_save(tok, "out/tokenizer");
-    o.data = "out/world/pretrain.jsonl", o.held_out = "out/world/pretrain_held_out.jsonl";
-    o.tokenizer = "out/tokenizer", o.out = "out/tiny";
-    fprintf(stderr, "3. What a model writes that knows nothing\n");
-    show_samples(o, tok, true);
-    fprintf(stderr, "4. Pretraining; the model goes to out/tiny\n");
-    o.batch = 8, o.seq = 128, o.steps = 1600, o.lr = 6e-3, o.warmup = 50, o.beta2 = 0.99;
-    o.weight_decay = 0.05, o.eval_every = 220;
-    run_stage(&stages[0], o, NULL);
-    fprintf(stderr, "5. What it writes now\n");
-    show_samples(o, tok, false);
     tokenizer_free(tok);
+    o.tokenizer = "out/tokenizer", o.beta2 = 0.99, o.weight_decay = 0.05;
+    o.batch = 8, o.seq = 128, o.steps = 1, o.lr = 0, o.out = "out/nothing";
+    o.data = "out/world/pretrain.jsonl", o.held_out = "out/world/pretrain_held_out.jsonl";
+    run_stage(&stages[0], o, NULL);
+    s[0] = milestone("nothing", o.out, given);
+
+    fprintf(stderr, "\n2. Pretraining: to predict the next token, and so to know the world\n");
+    o.steps = 2000, o.lr = 5e-3, o.warmup = 50, o.eval_every = 400, o.out = "out/pretrain";
+    run_stage(&stages[0], o, NULL);
+    s[1] = milestone("pretrain", o.out, given);
+
+    fprintf(stderr, "\n3. SFT: to answer. Half of all things are asked about, the other half is the test\n");
+    o.model = o.out, o.tokenizer = NULL, o.out = "out/sft", o.eval_every = 0;
+    o.data = "out/world/sft.jsonl,out/world/again.jsonl", o.held_out = "out/world/sft_held_out.jsonl";
+    o.steps = 0, o.epochs = 3, o.batch = 16, o.lr = 2e-3, o.warmup = 20;
+    run_stage(&stages[1], o, NULL);
+    s[2] = milestone("sft", o.out, given);
+
+    fprintf(stderr, "\n4. DPO: which of two manners of answering is preferred\n");
+    o.model = o.out, o.out = "out/dpo";
+    o.data = "out/world/dpo.jsonl", o.held_out = "out/world/dpo_held_out.jsonl";
+    o.epochs = 1, o.batch = 8, o.lr = 2e-4, o.warmup = 5;
+    run_stage(&stages[2], o, NULL);
+    s[3] = milestone("dpo", o.out, given);
+
+    fprintf(stderr, "\n5. Thinking: SFT on sums that are worked before they are answered\n");
+    o.model = o.out, o.out = "out/think", o.think = 1;
+    o.data = "out/world/reason.jsonl,out/world/keep.jsonl,out/world/again.jsonl";
+    o.held_out = "out/world/reason_held_out.jsonl";
+    o.epochs = 1, o.batch = 16, o.lr = 2e-3, o.warmup = 20, o.eval_every = 10;
+    run_stage(&stages[1], o, keep_early);
+    s[4] = milestone("think", o.out, given);
+    s[5] = milestone("early", "out/early", given);
+
+    fprintf(stderr, "\n6. GRPO: an early thinking model learns from its own answers, checked\n");
+    o.model = "out/early", o.out = "out/grpo", o.think = 1;
+    o.data = "out/world/grpo.jsonl", o.held_out = "out/world/grpo_held_out.jsonl";
+    o.steps = 60, o.batch = 8, o.num_generations = 8, o.lr = 3e-4, o.max_new_tokens = 60, o.eval_every = 0;
+    o.temperature = 1;
+    run_stage(&stages[3], o, NULL);
+    Milestone last = milestone("grpo", o.out, given);
+    Milestone all[] = {s[0], s[1], s[2], s[3], s[4], s[5], last};
+    print_story(all, 7);
     fprintf(stderr, "%.0f seconds\n", seconds() - start);
 }
 

@@ -892,6 +892,19 @@ static void decode_end(Utf8Stream *u, Text *out) {
     u->n = 0;
 }
 
+// Appends text as it can be shown: control characters and parts of characters as escapes.
+static void write_visible(Text *out, const char *s, size_t n) {
+    for (size_t i = 0, len; i < n; i += len) {
+        int cp;
+        len = utf8_read(s + i, n - i, &cp);
+        bool control = cp >= 0 && (cp < 32 || (cp > 126 && cp < 160));
+        if (cp == '\n') text_append(out, "\\n", 2);
+        else if (control) text_printf(out, "\\u%04X", (unsigned)cp);
+        else if (cp >= 0) text_append(out, s + i, len);
+        else for (size_t k = i; k < i + len; k++) text_printf(out, "\\x%02X", (unsigned char)s[k]);
+    }
+}
+
 // ------------------------------------------------------------------------------------------------
 // Chat. A conversation becomes one text by the template that MiniMind's models are trained with:
 //
@@ -1606,19 +1619,6 @@ static void cmd_encode(const Options *o) { convert(o, reader_next, encode_record
 static void cmd_chat(const Options *o) { convert(o, reader_next, render_record); }
 
 static void cmd_decode(const Options *o) { convert(o, reader_line, decode_line); }
-
-// Appends text as it can be shown: control characters and parts of characters as escapes.
-static void write_visible(Text *out, const char *s, size_t n) {
-    for (size_t i = 0, len; i < n; i += len) {
-        int cp;
-        len = utf8_read(s + i, n - i, &cp);
-        bool control = cp >= 0 && (cp < 32 || (cp > 126 && cp < 160));
-        if (cp == '\n') text_append(out, "\\n", 2);
-        else if (control) text_printf(out, "\\u%04X", (unsigned)cp);
-        else if (cp >= 0) text_append(out, s + i, len);
-        else for (size_t k = i; k < i + len; k++) text_printf(out, "\\x%02X", (unsigned char)s[k]);
-    }
-}
 
 // Prints tokens in changing colours, or with bars between them: their text, or their ids.
 static void print_tokens(const Tokenizer *t, const Ids *ids, bool color, bool as_ids) {
