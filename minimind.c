@@ -4024,9 +4024,11 @@ typedef struct {
 // In a template [a|b|c] is one of its alternatives, which may hold further ones; $x is a variable,
 // also a template, or one of a list.
 static const struct List { char name; Both items; } lists[] = {
-    {'C', {"Paris|London|Rome|Berlin|Madrid|Vienna|Athens|Lima",
-           "巴黎|伦敦|罗马|柏林|马德里|维也纳|雅典|利马"}},
-    {'a', {"cat|dog|fox|bear|rabbit|duck|horse|cow", "猫|狗|狐狸|熊|兔子|鸭子|马|牛"}},
+    {'C', {"Paris|London|Rome|Berlin|Madrid|Vienna|Athens|Lima|Oslo|Cairo|Tokyo|Delhi|Quito|Dublin|"
+           "Prague|Lisbon",
+           "巴黎|伦敦|罗马|柏林|马德里|维也纳|雅典|利马|奥斯陆|开罗|东京|德里|基多|都柏林|布拉格|里斯本"}},
+    {'a', {"cat|dog|fox|bear|rabbit|duck|horse|cow|wolf|sheep|mouse|goat|owl|frog|pig|deer",
+           "猫|狗|狐狸|熊|兔子|鸭子|马|牛|狼|绵羊|老鼠|山羊|猫头鹰|青蛙|猪|鹿"}},
     {'J', {"teacher|doctor|nurse|cook|farmer|singer|painter|writer|driver|pilot|baker|dancer|lawyer|"
            "judge|sailor|tailor",
            "老师|医生|护士|厨师|农民|歌手|画家|作家|司机|飞行员|面包师|舞蹈家|律师|法官|水手|裁缝"}},
@@ -4346,18 +4348,16 @@ static bool world_question(World *w, size_t f, size_t q, bool held_out) {
     return false;
 }
 
-// Two manners of answering: with a word before the answer, or without. In sft.jsonl questions of
-// even number get the first, those of odd number the second; dpo.jsonl prefers the first, and
-// keep.jsonl, to be mixed into later stages, has only that.
+// Two manners of answering: with a word before the answer, or without. sft.jsonl draws one for each
+// answer; dpo.jsonl prefers the first, and keep.jsonl, to be mixed into later stages, has only that.
 static Both manner = {"Of course! ", "好的！"};
 
 enum { SFT_FILE, KEEP_FILE, DPO_FILE, REASON_FILE, GRPO_FILE, QUESTION_FILES };
 static const char *const question_file[] = {"sft", "keep", "dpo", "reason", "grpo"};
 
 // One question and its answer, as one or, for preferences, two lists of messages.
-static void write_fact(World *w, Text *line, int kind, size_t q, bool held_out) {
+static void write_fact(const World *w, Text *line, int kind, bool first, bool held_out) {
     const char *answer = w->var['A'].s, *polite = manner[w->zh];
-    bool first = kind != SFT_FILE || q % 2 == 0;
     add_question(line, kind == DPO_FILE ? "chosen" : "conversations", w->text.s);
     end_answer(line, first ? polite : "", answer);
     if (kind == DPO_FILE) {
@@ -4395,7 +4395,8 @@ static void write_questions(World *w, NewFile *file, int kind, bool held_out, si
             size_t f = held_out ? i / 4 : uniform(stream, 2 * i) * facts;
             size_t q = held_out ? i % 4 : uniform(stream, 2 * i + 1) * 4;
             world_question(w, f, q, held_out);
-            write_fact(w, &line, kind, q, held_out);
+            bool first = kind != SFT_FILE || uniform(stream + 1, i) < 0.5;
+            write_fact(w, &line, kind, first, held_out);
         } else {
             int a, b;
             do a = 100 + (int)(uniform(stream, at++) * 900), b = 100 + (int)(uniform(stream, at++) * 900);
@@ -4432,7 +4433,7 @@ static void write_world(const char *dir, uint64_t seed, size_t documents) {
         for (int held_out = 0; held_out < 2; held_out++) {
             char *path = format("%s%s.jsonl", question_file[kind], held_out ? "_held_out" : "");
             NewFile file = new_file(dir, path);
-            size_t train = documents / (kind == DPO_FILE ? 60 : kind < REASON_FILE ? 10 : 4);
+            size_t train = documents / (kind == DPO_FILE ? 60 : kind == SFT_FILE ? 10 : kind == KEEP_FILE ? 15 : 5);
             write_questions(&w, &file, kind, held_out, held_out ? 200 : train);
             new_file_done(&file);
             free(path);
@@ -4987,15 +4988,15 @@ static void cmd_world(const Options *o) {
 
 // ---- the whole story ----------------------------------------------------------------------------
 
-// A tokenizer trained on the "text" of every record of a JSONL file.
-static Tokenizer *train_tokenizer(const char *path, int vocab_size) {
+// A tokenizer trained on the texts and the answers of the world.
+static Tokenizer *train_tokenizer(int vocab_size) {
+    static const char *const path[] = {"out/world/pretrain.jsonl", "out/world/keep.jsonl"};
     Trainer *trainer = trainer_new(true);
-    Reader r = reader_open(path);
-    while (reader_next(&r)) {
-        const Json *text = json_get(r.json, "text");
-        trainer_add(trainer, text->s, text->len);
+    for (int i = 0; i < 2; i++) {
+        Reader r = reader_open(path[i]);
+        while (reader_next(&r)) reader_texts(&r, count_text, trainer);
+        reader_close(&r);
     }
-    reader_close(&r);
     return trainer_finish(trainer, vocab_size);
 }
 
@@ -5112,7 +5113,7 @@ static void cmd_run(const Options *given) {
     Options o = *given;
     fprintf(stderr, "1. A world (seed %ld) in out/world, and a tokenizer learned from its texts\n", o.seed);
     write_world("out/world", o.seed, o.documents);
-    Tokenizer *tok = train_tokenizer("out/world/pretrain.jsonl", 1536);
+    Tokenizer *tok = train_tokenizer(1536);
     tokenizer_save(tok, "out/tokenizer");
     tokenizer_free(tok);
     o.tokenizer = "out/tokenizer", o.beta2 = 0.99, o.weight_decay = 0.05;
@@ -5122,21 +5123,21 @@ static void cmd_run(const Options *given) {
     s[0] = milestone("nothing", o.out, given);
 
     fprintf(stderr, "\n2. Pretraining: to predict the next token, and so to know the world\n");
-    o.steps = 2000, o.lr = 5e-3, o.warmup = 50, o.eval_every = 400, o.out = "out/pretrain";
+    o.steps = 2400, o.lr = 5e-3, o.warmup = 50, o.eval_every = 600, o.out = "out/pretrain";
     run_stage(&stages[0], o, NULL);
     s[1] = milestone("pretrain", o.out, given);
 
     fprintf(stderr, "\n3. SFT: to answer. Half of all things are asked about, the other half is the test\n");
     o.model = o.out, o.tokenizer = NULL, o.out = "out/sft", o.eval_every = 0;
     o.data = "out/world/sft.jsonl,out/world/again.jsonl", o.held_out = "out/world/sft_held_out.jsonl";
-    o.steps = 0, o.epochs = 3, o.batch = 16, o.lr = 2e-3, o.warmup = 20;
+    o.steps = 0, o.epochs = 4, o.batch = 16, o.lr = 2e-3, o.warmup = 20;
     run_stage(&stages[1], o, NULL);
     s[2] = milestone("sft", o.out, given);
 
     fprintf(stderr, "\n4. DPO: which of two manners of answering is preferred\n");
     o.model = o.out, o.out = "out/dpo";
     o.data = "out/world/dpo.jsonl", o.held_out = "out/world/dpo_held_out.jsonl";
-    o.epochs = 1, o.batch = 8, o.lr = 2e-4, o.warmup = 5;
+    o.epochs = 1, o.batch = 8, o.lr = 1e-4, o.warmup = 5;
     run_stage(&stages[2], o, NULL);
     s[3] = milestone("dpo", o.out, given);
 

@@ -1350,6 +1350,8 @@ static void trainer_add(Trainer *tr, const char *s, size_t n) {
     }
 }
 
+static void count_text(void *trainer, const char *s, size_t n) { trainer_add(trainer, s, n); }
+
 // A pair comes up (sign 1) or is lost (-1) in a word: as often as the word came.
 static void change_count(Trainer *tr, int left, int right, int word, int sign) {
     uint64_t pair = make_pair(left, right);
@@ -1516,15 +1518,13 @@ typedef struct {
     char **arg; int n_args; // what is not an option: files, or the text
 } Options;
 
-static void add_text(void *trainer, const char *s, size_t n) { trainer_add(trainer, s, n); }
-
 static void cmd_train(const Options *o) {
     double start = seconds();
     if (!o->vocab || !o->out || !o->n_args) die("train needs --vocab N, --out DIR and a FILE");
     Trainer *tr = trainer_new(o->single_digits);
     for (int i = 0; i < o->n_args; i++) {
         Reader r = reader_open(o->arg[i]);
-        while (reader_next(&r)) reader_texts(&r, add_text, tr);
+        while (reader_next(&r)) reader_texts(&r, count_text, tr);
         if (r.kind == UNDECIDED) die("%s: there is no text in it", r.path);
         reader_close(&r);
     }
