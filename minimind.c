@@ -4121,9 +4121,11 @@ static const struct Kind {
     } property[3];
 } kinds[] = {
     {{"Anna|Adam|Bella|Bob|Clara|Carl|Diana|David|Emma|Eric|Fiona|Frank|Grace|George|Helen|Henry|Iris|"
-      "Ivan|Julia|Jack|Kate|Kevin|Lily|Leo",
+      "Ivan|Julia|Jack|Kate|Kevin|Lily|Leo|Mary|Mark|Nora|Nick|Olga|Oscar|Paula|Peter|Rosa|Robert|"
+      "Sarah|Simon|Tina|Tom|Vera|Victor",
       "小红|小明|秀英|建国|丽丽|大伟|春梅|志强|小芳|国庆|玉兰|文杰|雪梅|海涛|桂花|永强|小燕|天宇|美玲|立新|"
-      "月娥|俊峰|佳佳|浩然"}, 0,
+      "月娥|俊峰|佳佳|浩然|婷婷|志远|素珍|德华|小兰|长江|金凤|少华|文静|铁柱|翠花|阿强|思思|子轩|巧云|"
+      "老王"}, 0,
      {"This is $n.|Do you know $n?|Let me tell you about $n.|My friend is called $n.",
       "这是$n。|你认识$n吗？|我来说说$n。|我的朋友叫$n。"},
      {"$w $s [bought|found|lost|sold|painted|washed|hid|broke] a $k $x.",
@@ -4199,8 +4201,9 @@ static size_t things(const struct Kind *kind, int zh) {
     return alternative(list_of(kind->list)->items[zh], NULL, 0, &from, &to) / 2;
 }
 
-// Sets the name and the pronouns to those of thing i: people are a woman and a man by turns.
-static void set_thing(World *w, size_t k, size_t i) {
+// Sets the name and the pronouns to those of thing i: people are a woman and a man by turns. With
+// by_name it is called by its name where pronouns would stand.
+static void set_thing(World *w, size_t k, size_t i, bool by_name) {
     static const char *const pronoun[2][3][4] = {
         {{"She", "she", "her", "Her"}, {"He", "he", "him", "His"}, {"It", "it", "it", "Its"}},
         {{"她", "她", "她", "她"}, {"他", "他", "他", "他"}, {"它", "它", "它", "它"}}};
@@ -4210,6 +4213,12 @@ static void set_thing(World *w, size_t k, size_t i) {
     else alternative(list_of(kind->list)->items[w->zh], NULL, 2 * i + w->zh, &from, &to);
     set(w, 'n', from, to);
     for (int p = 0; p < 4; p++) set(w, "SsoH"[p], pronoun[w->zh][k ? 2 : i % 2][p], NULL);
+    for (int p = 0; p < 4 && by_name; p++) {
+        const char *article = w->zh || k != 1 ? "" : p == 0 || p == 3 ? "The " : "the ";
+        char *name = format("%s%s%s", article, w->var['n'].s, p == 3 && !w->zh ? "'s" : "");
+        set(w, "SsoH"[p], name, NULL);
+        free(name);
+    }
 }
 
 // Sets $v to the value that property p of the thing has in this world.
@@ -4221,14 +4230,16 @@ static void set_fact(World *w, size_t k, size_t i, size_t p) {
     set(w, 'v', from, to);
 }
 
-// Names a thing, tells its three properties in any order, of "her", "him" or "it", and some news.
+// Names a thing, tells its three properties in any order, by name or of "her", "him" or "it", and some
+// news.
 static void tell_thing(World *w, size_t k) {
     const struct Kind *kind = &kinds[k];
     size_t i = pick(w, things(kind, w->zh)), turn = pick(w, 3), swap = pick(w, 2);
-    set_thing(w, k, i);
+    set_thing(w, k, i, false);
     tell_one_of(w, kind->opening[w->zh], NULL);
     for (size_t p = 0; p < 4; p++) {
         size_t which = (turn + (swap ? 3 - p : p)) % 3;
+        set_thing(w, k, i, p < 3 && pick(w, 2));
         set_fact(w, k, i, which);
         if (!w->zh) text_append(&w->text, " ", 1);
         if (p < 3) tell_one_of(w, kind->property[which].wordings[w->zh], NULL);
@@ -4256,7 +4267,7 @@ static void tell_story(World *w) {
         "$n$e。[$b又高兴了。|“谢谢你。”$b说。|$b高兴得跳起来。|$b笑了。][从那天起他们成了朋友。|然后他们一起"
         "[唱歌|跳舞|大笑|玩耍]。|晚上$s回家了。|第二天$s又来了。]"};
     size_t start = w->text.len, need;
-    set_thing(w, 0, pick(w, things(&kinds[0], w->zh)));
+    set_thing(w, 0, pick(w, things(&kinds[0], w->zh)), false);
     for (int i = 0; i < 3; i++) {
         tell(w, fixed[i][w->zh], NULL);
         set(w, "hcb"[i], w->text.s + start, w->text.s + w->text.len);
@@ -4291,8 +4302,8 @@ static void world_text(World *w, uint64_t i, bool held_out) {
         w->text.len = 0, w->bits = 0;
         size_t what = pick(w, 10); // several numbers mean the same: its probability is their share
         w->zh = (int)pick(w, 2);
-        w->bits -= log2(what < 3 ? 3 : what < 5 ? 1 : what < 8 ? 3 : 2);
-        if (what < 5) tell_thing(w, what < 3 ? 0 : what - 2);
+        w->bits -= log2(what < 4 ? 4 : what < 6 ? 1 : 2);
+        if (what < 6) tell_thing(w, what < 4 ? 0 : what - 3);
         else if (what < 8) tell_story(w);
         else {
             int a = 100 + (int)pick(w, 900), b = 100 + (int)pick(w, 900);
@@ -4317,8 +4328,8 @@ static void add_question(Text *line, const char *key, const char *question) {
 }
 
 // ... and ends it: the answer's message, and the list.
-static void end_answer(Text *line, const char *before, const char *answer) {
-    char *both = format("%s%s", before, answer);
+static void end_answer(Text *line, const char *answer, const char *behind) {
+    char *both = format("%s%s", answer, behind);
     text_printf(line, "\"content\": ");
     json_write_string(line, both, strlen(both));
     text_printf(line, "}]");
@@ -4335,7 +4346,7 @@ static bool world_question(World *w, size_t f, size_t q, bool held_out) {
                 for (size_t p = 0; p < 3; p++) {
                     if ((i / 2 % 2 == 1) != held_out || f--) continue;
                     const struct Property *property = &kinds[k].property[p];
-                    set_thing(w, k, i), set_fact(w, k, i, p);
+                    set_thing(w, k, i, false), set_fact(w, k, i, p);
                     w->text.len = 0;
                     alternative(property->wordings[w->zh], NULL, 0, &from, &to);
                     tell(w, from, to);
@@ -4348,9 +4359,10 @@ static bool world_question(World *w, size_t f, size_t q, bool held_out) {
     return false;
 }
 
-// Two manners of answering: with a word before the answer, or without. sft.jsonl draws one for each
-// answer; dpo.jsonl prefers the first, and keep.jsonl, to be mixed into later stages, has only that.
-static Both manner = {"Of course! ", "好的！"};
+// Two manners of answering: with a kind word behind the answer, or without. In sft.jsonl questions of
+// even number get the first, those of odd number the second; dpo.jsonl prefers the first, and
+// keep.jsonl, for later stages, has only that.
+static Both manner = {" Happy to help!", "很高兴帮到你！"};
 
 enum { SFT_FILE, KEEP_FILE, DPO_FILE, REASON_FILE, GRPO_FILE, QUESTION_FILES };
 static const char *const question_file[] = {"sft", "keep", "dpo", "reason", "grpo"};
@@ -4359,12 +4371,12 @@ static const char *const question_file[] = {"sft", "keep", "dpo", "reason", "grp
 static void write_fact(const World *w, Text *line, int kind, bool first, bool held_out) {
     const char *answer = w->var['A'].s, *polite = manner[w->zh];
     add_question(line, kind == DPO_FILE ? "chosen" : "conversations", w->text.s);
-    end_answer(line, first ? polite : "", answer);
+    end_answer(line, answer, first ? polite : "");
     if (kind == DPO_FILE) {
         text_append(line, ", ", 2);
         add_question(line, "rejected", w->text.s);
-        end_answer(line, "", answer);
-    } else if (held_out) text_printf(line, ", \"gt\": [\"%s\", \"%s%s\"]", answer, polite, answer);
+        end_answer(line, answer, "");
+    } else if (held_out) text_printf(line, ", \"gt\": [\"%s\", \"%s%s\"]", answer, answer, polite);
 }
 
 static void write_sum(Text *line, int kind, int a, int b) {
@@ -4377,7 +4389,7 @@ static void write_sum(Text *line, int kind, int a, int b) {
         json_write_string(line, work.s, work.len - 1);
         text_printf(line, ", ");
     }
-    end_answer(line, "", kind == REASON_FILE ? answer : "");
+    end_answer(line, kind == REASON_FILE ? answer : "", "");
     if (kind == GRPO_FILE) text_printf(line, ", \"gt\": [\"%s\"]", answer);
     free(question), free(answer), free(work.s);
 }
@@ -4395,8 +4407,7 @@ static void write_questions(World *w, NewFile *file, int kind, bool held_out, si
             size_t f = held_out ? i / 4 : uniform(stream, 2 * i) * facts;
             size_t q = held_out ? i % 4 : uniform(stream, 2 * i + 1) * 4;
             world_question(w, f, q, held_out);
-            bool first = kind != SFT_FILE || uniform(stream + 1, i) < 0.5;
-            write_fact(w, &line, kind, first, held_out);
+            write_fact(w, &line, kind, kind != SFT_FILE || q % 2 == 0, held_out);
         } else {
             int a, b;
             do a = 100 + (int)(uniform(stream, at++) * 900), b = 100 + (int)(uniform(stream, at++) * 900);
@@ -5016,13 +5027,17 @@ static void show_answers(const Model *m, Tokenizer *tok, const Tasks *facts, con
     const struct { const Tasks *t; size_t i; } ask[] = {{facts, 0}, {facts, facts->n / 2}, {sums, 0}};
     for (int k = 0; k < 3; k++) {
         Text t = {0};
+        text_append(&t, "", 0);
         char *said;
         Utf8Stream utf8 = {{0}, 0};
         const Ids *p = &ask[k].t->prompt[ask[k].i];
         solve(m, tok, &(Tasks){1, (Ids *)p, &ask[k].t->answer[ask[k].i], p->n}, k == 2, 60, NULL, &said);
-        for (size_t i = 3; i < p->n && p->id[i] != tok->eos; i++) decode_token(tok, p->id[i], &utf8, &t);
-        write_visible(&t, " -> ", 4), write_visible(&t, said, strlen(said));
-        printf("    %s\n", t.s);
+        for (size_t i = 0; i < p->n; i++) decode_token(tok, p->id[i], &utf8, &t);
+        const char *question = strstr(t.s, "user\n") + strlen("user\n");
+        printf("    %.*s", (int)(strstr(question, "<|im_end|>") - question), question);
+        t.len = 0;
+        write_visible(&t, said, strlen(said));
+        printf(" -> %s\n", t.s);
         free(t.s), free(said);
     }
     fflush(stdout);
@@ -5047,8 +5062,7 @@ static Milestone milestone(const char *stage, const char *dir, const Options *gi
     s.value[BITS] = held.bits.value, s.floor = held.floor;
     s.value[EXACT] = solve(m, tok, facts, false, 40, NULL, said).value;
     for (size_t i = 0; i < facts->n; i++) {
-        bool polite = !strncmp(said[i], manner[0], strlen(manner[0])) ||
-                      !strncmp(said[i], manner[1], strlen(manner[1]));
+        bool polite = strstr(said[i], manner[0]) || strstr(said[i], manner[1]);
         s.value[POLITE] += (double)polite / facts->n;
         free(said[i]);
     }
@@ -5063,12 +5077,8 @@ static Milestone milestone(const char *stage, const char *dir, const Options *gi
     return s;
 }
 
-// A thinking model is kept as soon as it solves half of some sums of the training part, to be the
-// beginning of GRPO, which needs one that is right sometimes.
-static bool keep_early(Run *run) {
-    static bool found;
-    if (run->o->think) found = false, ((Options *)run->o)->think = 0; // a new stage begins
-    if (found) return false;
+// Stops a stage of thinking as soon as half of some sums, of the training part, are right.
+static bool half_right(Run *run) {
     Tasks *t = tasks_load("out/world/grpo.jsonl", run->tok, true);
     size_t all = t->n;
     t->n = min_size(all, 128);
@@ -5076,8 +5086,7 @@ static bool keep_early(Run *run) {
     t->n = all;
     tasks_free(t);
     fprintf(stderr, "after thinking %.0f%% of some sums are right\n", 100 * right);
-    if (right >= 0.5) checkpoint_save(run->m, run->tok, "out/early"), found = true;
-    return false;
+    return right >= 0.5;
 }
 
 static void print_story(const Milestone *s, int n) {
@@ -5109,7 +5118,7 @@ static void print_story(const Milestone *s, int n) {
 // the run is short.
 static void cmd_run(const Options *given) {
     double start = seconds();
-    Milestone s[6];
+    Milestone s[7];
     Options o = *given;
     fprintf(stderr, "1. A world (seed %ld) in out/world, and a tokenizer learned from its texts\n", o.seed);
     write_world("out/world", o.seed, o.documents);
@@ -5123,42 +5132,44 @@ static void cmd_run(const Options *given) {
     s[0] = milestone("nothing", o.out, given);
 
     fprintf(stderr, "\n2. Pretraining: to predict the next token, and so to know the world\n");
-    o.steps = 2400, o.lr = 5e-3, o.warmup = 50, o.eval_every = 600, o.out = "out/pretrain";
+    o.steps = 2800, o.lr = 3e-3, o.warmup = 50, o.eval_every = 700, o.out = "out/pretrain";
     run_stage(&stages[0], o, NULL);
     s[1] = milestone("pretrain", o.out, given);
 
     fprintf(stderr, "\n3. SFT: to answer. Half of all things are asked about, the other half is the test\n");
     o.model = o.out, o.tokenizer = NULL, o.out = "out/sft", o.eval_every = 0;
     o.data = "out/world/sft.jsonl,out/world/again.jsonl", o.held_out = "out/world/sft_held_out.jsonl";
-    o.steps = 0, o.epochs = 4, o.batch = 16, o.lr = 2e-3, o.warmup = 20;
+    o.steps = 0, o.epochs = 4, o.batch = 16, o.lr = 1e-3, o.warmup = 20;
     run_stage(&stages[1], o, NULL);
     s[2] = milestone("sft", o.out, given);
 
     fprintf(stderr, "\n4. DPO: which of two manners of answering is preferred\n");
     o.model = o.out, o.out = "out/dpo";
     o.data = "out/world/dpo.jsonl", o.held_out = "out/world/dpo_held_out.jsonl";
-    o.epochs = 1, o.batch = 8, o.lr = 1e-4, o.warmup = 5;
+    o.epochs = 1, o.batch = 8, o.lr = 6e-5, o.warmup = 5, o.beta2 = 0.999;
     run_stage(&stages[2], o, NULL);
     s[3] = milestone("dpo", o.out, given);
 
     fprintf(stderr, "\n5. Thinking: SFT on sums that are worked before they are answered\n");
-    o.model = o.out, o.out = "out/think", o.think = 1;
+    o.model = o.out, o.out = "out/think";
     o.data = "out/world/reason.jsonl,out/world/keep.jsonl,out/world/again.jsonl";
     o.held_out = "out/world/reason_held_out.jsonl";
-    o.epochs = 1, o.batch = 16, o.lr = 2e-3, o.warmup = 20, o.eval_every = 10;
-    run_stage(&stages[1], o, keep_early);
+    o.epochs = 1, o.batch = 16, o.lr = 2e-3, o.warmup = 20, o.beta2 = 0.99;
+    run_stage(&stages[1], o, NULL);
     s[4] = milestone("think", o.out, given);
-    s[5] = milestone("early", "out/early", given);
 
-    fprintf(stderr, "\n6. GRPO: an early thinking model learns from its own answers, checked\n");
-    o.model = "out/early", o.out = "out/grpo", o.think = 1;
+    fprintf(stderr, "\n6. The same, stopped early, when half of the sums are right\n");
+    o.out = "out/early", o.lr = 1e-3, o.eval_every = 5;
+    run_stage(&stages[1], o, half_right);
+    s[5] = milestone("early", o.out, given);
+
+    fprintf(stderr, "\n7. GRPO: that model learns from its own answers, which are checked\n");
+    o.model = o.out, o.out = "out/grpo", o.think = 1, o.eval_every = 0, o.temperature = 1;
     o.data = "out/world/grpo.jsonl", o.held_out = "out/world/grpo_held_out.jsonl";
-    o.steps = 60, o.batch = 8, o.num_generations = 8, o.lr = 3e-4, o.max_new_tokens = 60, o.eval_every = 0;
-    o.temperature = 1;
+    o.steps = 60, o.batch = 8, o.num_generations = 8, o.lr = 3e-4, o.max_new_tokens = 60;
     run_stage(&stages[3], o, NULL);
-    Milestone last = milestone("grpo", o.out, given);
-    Milestone all[] = {s[0], s[1], s[2], s[3], s[4], s[5], last};
-    print_story(all, 7);
+    s[6] = milestone("grpo", o.out, given);
+    print_story(s, 7);
     fprintf(stderr, "%.0f seconds\n", seconds() - start);
 }
 
