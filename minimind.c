@@ -142,7 +142,8 @@ static View part(View v, size_t i, size_t j) {
     return (View){v.at + i * v.row + j * v.col, v.row, v.col};
 }
 
-// The sum of n = 2^k numbers, by halves: a chain of n additions would have to wait for each of them.
+// The sum of n = 2^k numbers, by halves: a chain of n additions would have to wait for each of
+// them.
 static inline float add_lanes(float *lane, const size_t n) {
     for (size_t half = n / 2; half > 0; half /= 2)
         for (size_t j = 0; j < half; j++) lane[j] += lane[j + half];
@@ -1610,8 +1611,8 @@ typedef struct {
     bool is_set[CONFIG_FIELDS]; // and which ones those are
 } Options;
 
-// The letters of the commands stand in the table of commands: p retrain, s ft, d po, g rpo are stages
-// of training; w rite (generate), c hat, e val, i nfo, b ench, t iny world, r un.
+// The letters of the commands stand in the table of commands: p retrain, s ft, d po, g rpo are
+// stages of training; w rite (generate), c hat, e val, i nfo, b ench, t iny world, r un.
 static const struct Option {
     const char *name, *commands; // the letters of the commands that know it
     char kind;                   // s text, i whole number, f number
@@ -1693,7 +1694,8 @@ static double parse_number(const char *name, const char *s, double least, double
     return value;
 }
 
-// Reads "--name value" pairs behind a command; `letter` is the command's. Dies with what is allowed.
+// Reads "--name value" pairs behind a command; `letter` is the command's. Dies with what is
+// allowed.
 static void parse_options(Options *o, int argc, char **argv, char letter) {
     bool sized = strchr(STAGES "i", letter);
     for (int i = 0; i < argc; i += 2) {
@@ -1745,7 +1747,7 @@ typedef struct { // the rows of one optimiser step
     size_t n_targets, *length;   // in all rows; (rows) in each
     double *ref_sum;             // (rows) DPO: the reference's log-probability of all its targets
     double *advantage;           // (rows) GRPO: how much better than its group
-    float *old_logp, *ref_logp;  // (rows, T) GRPO: of each target when it was drawn; the reference's
+    float *old_logp, *ref_logp; // (rows, T) GRPO: of each target when it was drawn; the reference's
     double stat[STATS];          // what filling the step has to report
 } Batch;
 
@@ -1767,8 +1769,8 @@ static double next_token_loss(float *dlogp, const float *logp, const int *at, si
 }
 
 // Direct preference optimisation (Rafailov et al. 2023). Rows 2p and 2p + 1 hold an answer that was
-// chosen and one that was rejected. With the sums of their log-probabilities c and r, and those of a
-// frozen reference, which is the model itself before the first step:
+// chosen and one that was rejected. With the sums of their log-probabilities c and r, and those of
+// a frozen reference, which is the model itself before the first step:
 //     margin = beta ((c - c_ref) - (r - r_ref)),   loss = mean over pairs of -log sigmoid(margin)
 // At step 0 every margin is 0 and the loss log 2 = 0.693. Since (log sigmoid)' (m) = sigmoid(-m),
 //     dlogp = -/+ beta sigmoid(-margin) / pairs   on each token of the chosen / rejected answer.
@@ -1792,10 +1794,10 @@ static double dpo_loss(float *dlogp, const float *logp, const int *at, size_t n,
     return loss;
 }
 
-// Group relative policy optimisation (Shao et al. 2024) learns from its own answers. Several to each
-// prompt form a group; A, an answer's advantage, is how far its reward lies above the group's mean,
-// in standard deviations. Each token of an answer costs, with the ratio = e^(logp - old_logp) of
-// its probabilities now and when it was drawn, and d = ref_logp - logp,
+// Group relative policy optimisation (Shao et al. 2024) learns from its own answers. Several to
+// each prompt form a group; A, an answer's advantage, is how far its reward lies above the group's
+// mean, in standard deviations. Each token of an answer costs, with the ratio = e^(logp - old_logp)
+// of its probabilities now and when it was drawn, and d = ref_logp - logp,
 //     -min(ratio A, clamp(ratio, 1 - epsilon, 1 + epsilon) A) + beta kl,   kl = e^d - d - 1
 // The minimum ends the interest in a token whose ratio has gone far enough in the direction of A.
 //     ratio' = ratio, so dlogp = -ratio A, or 0 where the clamp holds;  kl' = 1 - e^d
@@ -1811,8 +1813,8 @@ static double grpo_token(double logp, double old, double ref, double A, const Op
 // CISPO (MiniMax-M1, 2025) clips the weight of a token's gradient instead of the gradient:
 //     -min(ratio, epsilon_high) A logp + beta kl,  the factor before logp being a constant
 // so every token goes on learning.
-static double cispo_token(double logp, double old, double ref, double A, const Options *o, double *d,
-                          bool *clipped) {
+static double cispo_token(double logp, double old, double ref, double A, const Options *o,
+                          double *d, bool *clipped) {
     double ratio = exp(logp - old), kl = exp(ref - logp) - (ref - logp) - 1;
     double weight = fmin(ratio, o->epsilon_high) * A;
     *clipped = ratio > o->epsilon_high;
@@ -1962,7 +1964,8 @@ static Config config_load(const char *dir) {
     const char *type = json_text(j, "model_type");
     static const char *const types[] = {"minimind", "llama", "qwen3", "qwen3_moe"};
     for (int i = 0; type && strcmp(type, types[i]);)
-        if (++i == 4) die("%s: model_type %s; known are minimind llama qwen3 qwen3_moe", path, type);
+        if (++i == 4)
+            die("%s: model_type %s; known are minimind llama qwen3 qwen3_moe", path, type);
     const Json *moe = json_get(j, "use_moe");
     bool llama = type && !strcmp(type, "llama"), minimind2 = json_get(j, "n_routed_experts");
     c.qk_norm = !llama && !minimind2;
@@ -1990,7 +1993,8 @@ static Config config_load(const char *dir) {
     only(j, "attention_bias", "false", path);
     only(j, "use_sliding_window", "false", path);
     only(j, "scoring_func", "softmax", path);
-    if (json_get(j, "partial_rotary_factor")) die("%s: partial_rotary_factor is unknown here", path);
+    if (json_get(j, "partial_rotary_factor"))
+        die("%s: partial_rotary_factor is unknown here", path);
     json_free(j);
     config_complete(&c, path);
     free(text), free(path);
@@ -2136,7 +2140,7 @@ static void checkpoint_save(const Model *m, const Tokenizer *tok, const char *di
 //
 //     pretrain   {"text"}, or plain text:  <|im_start|> text <|im_end|>  one after the other, cut
 //                into windows of T tokens anywhere, which may hold several documents
-//     sft        {"conversations"}: a row each, of which the assistant's words are trained; {"text"}
+//     sft        {"conversations"}: a row each, of which the assistant's words are trained; texts
 //                may stand between them, to be remembered
 //     dpo        {"chosen", "rejected"}: two rows each
 //
@@ -2146,8 +2150,8 @@ static void checkpoint_save(const Model *m, const Tokenizer *tok, const char *di
 enum { HOLD_OUT_EVERY = 50, TEXT_BLOCK = 4096, CACHE_VERSION = 2 };
 
 typedef struct {
-    uint64_t magic, n_ids, n_train, n_documents; // of the cache: ids, training part first; documents
-    uint64_t n_cut, n_skipped, first_skipped;    // rows longer than the context, or without a target
+    uint64_t magic, n_ids, n_train, n_documents; // of ids: in all, in the training part
+    uint64_t n_cut, n_skipped, first_skipped; // rows longer than the context, or without a target
 } CacheHead;
 
 typedef struct {
@@ -2204,7 +2208,8 @@ static void add_text(Builder *b, const char *s, size_t n, bool begins, bool ends
     end_document(b, p, from, n, floor);
 }
 
-// Tokenises a list of messages. False if it has no target within the context: then nothing is added.
+// Tokenises a list of messages. False if it has no target within the context: then nothing is
+// added.
 static bool add_chat(Builder *b, const Reader *r, const char *key, int p) {
     Ids *ids = &b->ids[p];
     size_t from = ids->n, bytes = 0;
@@ -2330,8 +2335,8 @@ static void build_cache(Builder *b, const char *train, const char *held_out, con
 
 // Opens data as tokens in units of this kind and rows of at most T targets, tokenising it if that
 // was not done before. train or held_out may be NULL.
-static Data *data_open(const char *train, const char *held_out, Tokenizer *tok, size_t unit, size_t T,
-                       uint64_t seed) {
+static Data *data_open(const char *train, const char *held_out, Tokenizer *tok, size_t unit,
+                       size_t T, uint64_t seed) {
     Data *d = xcalloc(1, sizeof *d);
     uint64_t hash = splitmix64(tok->fingerprint ^ splitmix64(CACHE_VERSION * 8 + unit));
     if (unit) hash = splitmix64(hash + T);
@@ -2360,10 +2365,13 @@ static Data *data_open(const char *train, const char *held_out, Tokenizer *tok, 
         if (x->from > x->to || x->to > h->n_ids) die("%s: is damaged; delete it", path);
         d->n_train += x->to <= h->n_train;
     }
-    if (h->n_cut) fprintf(stderr, "%" PRIu64 " rows were longer than %zu tokens and cut\n", h->n_cut, T);
+    if (h->n_cut)
+        fprintf(stderr, "%" PRIu64 " rows were longer than %zu tokens and cut\n", h->n_cut, T);
     if (h->n_skipped)
-        fprintf(stderr, "%" PRIu64 " records had nothing to train and were skipped, first line %" PRIu64
-                "\n", h->n_skipped, h->first_skipped);
+        fprintf(stderr,
+                "%" PRIu64 " records had nothing to train and were skipped, first line %" PRIu64
+                "\n",
+                h->n_skipped, h->first_skipped);
     d->T = T, d->unit = unit, d->seed = splitmix64(seed), d->vocab_size = tok->vocab_size;
     free(path);
     return d;
@@ -2399,11 +2407,12 @@ static int by_length(const void *a, const void *b) {
     return x->length != y->length ? (x->length < y->length ? -1 : 1) : x->unit < y->unit ? -1 : 1;
 }
 
-// A new epoch. Rows of one step should be alike in length, for they are padded to the longest: pools
-// of many steps are sorted by length, and then the steps are put in random order.
+// A new epoch. Rows of one step should be alike in length, for they are padded to the longest:
+// pools of many steps are sorted by length, and then the steps are put in random order.
 static void data_shuffle(Data *d, size_t units_a_step) {
     size_t n = d->n_units = epoch_units(d, d->epoch), steps = (n + units_a_step - 1) / units_a_step;
-    size_t *order = xcalloc(n, sizeof *order), *step = xcalloc(steps, sizeof *step), pool = 64 * units_a_step;
+    size_t *order = xcalloc(n, sizeof *order), *step = xcalloc(steps, sizeof *step),
+           pool = 64 * units_a_step;
     Sized *sized = xcalloc(n, sizeof *sized);
     uint64_t stream = splitmix64(d->seed ^ 0x0DE4) + d->epoch * d->head->n_ids;
     for (size_t i = 0; i < n; i++) order[i] = i;
@@ -2425,8 +2434,8 @@ static void data_shuffle(Data *d, size_t units_a_step) {
 }
 
 // From n + 1 tokens the n that are read and, for each, the one that should come next, or -1 if that
-// is not trained; filled up to T. This is the one place where labels are shifted. Returns the number
-// of targets.
+// is not trained; filled up to T. This is the one place where labels are shifted. Returns the
+// number of targets.
 static size_t shift(int *in, int *target, const int *ids, size_t n, size_t T, int vocab_size) {
     size_t targets = 0;
     for (size_t t = 0; t < T; t++) {
@@ -2472,7 +2481,8 @@ static void data_fill(Data *d, Batch *b, size_t units) {
 static void score_documents(const Model *m, Acts *a, const int *ids, const Document *doc, size_t n,
                             size_t context, double *nats, double *tokens) {
     enum { MOST = 256 };
-    size_t cap = a->max_rows, d = 0, at = n ? doc[0].from : 0; // the document at hand, its next token
+    size_t cap = a->max_rows;
+    size_t d = 0, at = n ? doc[0].from : 0; // the document at hand, its next token
     int *in = xcalloc(cap, sizeof *in), *target = xcalloc(cap, sizeof *target);
     struct { size_t document, at, len; } piece[MOST];
     context = min_size(context, cap);
@@ -2525,7 +2535,8 @@ static Score score(const Model *m, Acts *a, const int *ids, const Document *doc,
     double *nats = xcalloc(3 * n, sizeof *nats), *tokens = nats + n, *bytes = tokens + n;
     score_documents(m, a, ids, doc, n, context, nats, tokens);
     for (size_t i = 0; i < n; i++)
-        bytes[i] = doc[i].bytes, s.tokens += tokens[i], s.bytes += bytes[i], s.floor += doc[i].floor;
+        bytes[i] = doc[i].bytes, s.tokens += tokens[i], s.bytes += bytes[i],
+        s.floor += doc[i].floor;
     s.floor /= s.bytes;
     s.loss = ratio(nats, tokens, n), s.bits = ratio(nats, bytes, n);
     s.bits.value /= M_LN2, s.bits.error /= M_LN2;
@@ -2583,15 +2594,18 @@ static const char *first_bad_tensor(const Model *m) {
 }
 
 static Batch batch_new(size_t rows, size_t T) {
-    return (Batch){.ids = xcalloc(rows * T, sizeof(int)), .target = xcalloc(rows * T, sizeof(int)),
-                   .length = xcalloc(rows, sizeof(size_t)), .ref_sum = xcalloc(rows, sizeof(double)),
+    return (Batch){.ids = xcalloc(rows * T, sizeof(int)),
+                   .target = xcalloc(rows * T, sizeof(int)),
+                   .length = xcalloc(rows, sizeof(size_t)),
+                   .ref_sum = xcalloc(rows, sizeof(double)),
                    .advantage = xcalloc(rows, sizeof(double)),
                    .old_logp = xcalloc(rows * T, sizeof(float)),
                    .ref_logp = xcalloc(rows * T, sizeof(float))};
 }
 
 static void batch_free(Batch *b) {
-    void *owned[] = {b->ids, b->target, b->length, b->ref_sum, b->advantage, b->old_logp, b->ref_logp};
+    void *owned[] = {b->ids,       b->target,   b->length,  b->ref_sum,
+                     b->advantage, b->old_logp, b->ref_logp};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
 }
 
@@ -2637,8 +2651,8 @@ static StepReport train_pass(Model *m, Acts *a, const Batch *b, size_t batch, Ob
 }
 
 // One line about a step: in a terminal each overwrites the one before.
-static void print_progress(const Run *run, size_t step, size_t total, const StepReport *r, double lr,
-                           double rate, double left, bool keep) {
+static void print_progress(const Run *run, size_t step, size_t total, const StepReport *r,
+                           double lr, double rate, double left, bool keep) {
     bool terminal = isatty(2);
     fprintf(stderr, "%s%s %zu/%zu  loss %.4f  lr %.2e  norm %.2f", terminal ? "\r\033[K" : "",
             run->stage->name, step, total, r->loss, lr, r->norm);
@@ -2741,17 +2755,21 @@ static void open_preferences(Run *run) {
     size_t n = run->d->head->n_documents;
     double *tokens = xcalloc(n, sizeof *tokens);
     run->ref_sum = xcalloc(n, sizeof *run->ref_sum);
-    score_documents(run->m, run->a, run->d->id, run->d->document, n, run->d->T, run->ref_sum, tokens);
+    score_documents(run->m, run->a, run->d->id, run->d->document, n, run->d->T, run->ref_sum,
+                    tokens);
     for (size_t i = 0; i < n; i++) run->ref_sum[i] *= -1;
     free(tokens);
-    fprintf(stderr, "%zu pairs. At the first step the model is its own reference, so every margin is 0 "
-            "and the loss is -log sigmoid(0) = log 2 = 0.693\n", run->d->n_train / 2);
+    fprintf(stderr,
+            "%zu pairs. At the first step the model is its own reference, so every margin is 0 "
+            "and the loss is -log sigmoid(0) = log 2 = 0.693\n",
+            run->d->n_train / 2);
 }
 
 static void fill_preferences(Run *run) {
     fill_from_data(run);
     const size_t *pair = run->d->order + run->d->next - run->b.rows / 2;
-    for (size_t r = 0; r < run->b.rows; r++) run->b.ref_sum[r] = run->ref_sum[pair[r / 2] * 2 + r % 2];
+    for (size_t r = 0; r < run->b.rows; r++)
+        run->b.ref_sum[r] = run->ref_sum[pair[r / 2] * 2 + r % 2];
 }
 
 // The share of n pairs whose chosen answer has gained more on the rejected one than the reference
@@ -2886,10 +2904,10 @@ typedef struct {
 
 typedef void OnToken(void *context, int id);
 
-// Continues n sequences, in slots 0 .. n - 1 of the cache, until each has drawn `eos` or new_tokens or
-// fills the cache. All that are not done share every pass over the weights. Neighbours with equal
-// prompts share its prefill. Each draws from random numbers of its own, so that its text does not
-// depend on the others. on_token, if not NULL, is told each token of the first.
+// Continues n sequences, in slots 0 .. n - 1 of the cache, until each has drawn `eos` or new_tokens
+// or fills the cache. All that are not done share every pass over the weights. Neighbours with
+// equal prompts share its prefill. Each draws from random numbers of its own, so that its text does
+// not depend on the others. on_token, if not NULL, is told each token of the first.
 static void complete(const Model *m, Acts *a, Answer *answer, size_t n, size_t new_tokens, int eos,
                      size_t vocab_size, const Sampling *how, uint64_t seed, OnToken *on_token,
                      void *context) {
@@ -2902,7 +2920,8 @@ static void complete(const Model *m, Acts *a, Answer *answer, size_t n, size_t n
                     !memcmp(left->ids.id, x->ids.id, x->prompt * sizeof(int));
         if (same) copy_slot(m, a, (int)i - 1, (int)i, x->prompt);
         else prefill(m, a, x->ids.id, x->prompt, 0, (int)i);
-        memcpy(logits + i * m->V, same ? logits + (i - 1) * m->V : a->logits, m->V * sizeof *logits);
+        memcpy(logits + i * m->V, same ? logits + (i - 1) * m->V : a->logits,
+               m->V * sizeof *logits);
     }
     for (;;) {
         size_t B = 0;
@@ -3025,7 +3044,8 @@ static Tasks *tasks_load(const char *list, Tokenizer *tok, bool think) {
                     path, r.number);
             Text answer = {0};
             text_append(&answer, "", 0);
-            const char *said = json_text(last, "content"), *thought = said ? strstr(said, "</think>") : 0;
+            const char *said = json_text(last, "content"),
+                       *thought = said ? strstr(said, "</think>") : 0;
             if (!gt) add_answer(&answer, thought ? thought + strlen("</think>") : said);
             for (const Json *e = gt && gt->type == JSON_ARRAY ? gt->child : NULL; e; e = e->next)
                 add_answer(&answer, e->s);
@@ -3066,7 +3086,8 @@ static void tasks_free(Tasks *t) {
     free(t->prompt), free(t->answer), free(t);
 }
 
-// What was drawn, as text; *form is whether it was brought to its end, and with thoughts closed once.
+// What was drawn, as text; *form is whether it was brought to its end, and with thoughts closed
+// once.
 static char *answer_text(const Tokenizer *tok, const Answer *x, bool think, bool *form) {
     Text t = {0};
     Utf8Stream utf8 = {{0}, 0};
@@ -3077,7 +3098,8 @@ static char *answer_text(const Tokenizer *tok, const Answer *x, bool think, bool
     char *close = think ? strstr(t.s, "</think>") : t.s;
     *form = x->done && close && !(think && strstr(close + 1, "</think>"));
     if (!close) t.s[0] = 0; // it never came to an answer
-    else if (think) memmove(t.s, close + strlen("</think>"), strlen(close + strlen("</think>")) + 1);
+    else if (think)
+        memmove(t.s, close + strlen("</think>"), strlen(close + strlen("</think>")) + 1);
     return t.s;
 }
 
@@ -3107,8 +3129,10 @@ static Ratio solve(const Model *m, Tokenizer *tok, const Tasks *t, bool think, s
         Answer x[AT_ONCE] = {{{0}, 0, false}};
         size_t n = min_size(AT_ONCE, t->n - i);
         for (size_t k = 0; k < n; k++)
-            for (size_t j = 0; j < t->prompt[i + k].n; j++) ids_push(&x[k].ids, t->prompt[i + k].id[j]);
-        complete(m, a, x, n, new_tokens, tok->eos, tok->vocab_size, &(Sampling){0, 1, 1, 0}, 0, NULL, NULL);
+            for (size_t j = 0; j < t->prompt[i + k].n; j++)
+                ids_push(&x[k].ids, t->prompt[i + k].id[j]);
+        complete(m, a, x, n, new_tokens, tok->eos, tok->vocab_size, &(Sampling){0, 1, 1, 0}, 0,
+                 NULL, NULL);
         for (size_t k = 0; k < n; k++) {
             bool form;
             char *said = answer_text(tok, &x[k], think, &form);
@@ -3174,7 +3198,8 @@ static void fill_answers(Run *run) {
         for (size_t i = 0; i < prompt->n; i++) ids_push(&x[r].ids, prompt->id[i]);
     }
     complete(run->m, run->gen, x, b->rows, o->max_new_tokens, run->tok->eos, run->tok->vocab_size,
-             &(Sampling){o->temperature, 1, 1, 0}, splitmix64(o->seed) + run->next_task * G, NULL, NULL);
+             &(Sampling){o->temperature, 1, 1, 0}, splitmix64(o->seed) + run->next_task * G, NULL,
+             NULL);
     run->next_task += b->rows / G;
     for (size_t r = 0; r < b->rows; r++) {
         bool right;
@@ -3186,8 +3211,8 @@ static void fill_answers(Run *run) {
     for (size_t r = 0; r < b->rows; r += G) group_advantages(b->advantage + r, rewards + r, G);
     for (size_t r = 0; r < b->rows; r++) {
         for (size_t i = x[r].prompt; i < x[r].ids.n; i++) x[r].ids.id[i] |= TRAINED;
-        b->length[r] = shift(b->ids + r * b->T, b->target + r * b->T, x[r].ids.id, x[r].ids.n - 1, b->T,
-                             run->tok->vocab_size);
+        b->length[r] = shift(b->ids + r * b->T, b->target + r * b->T, x[r].ids.id, x[r].ids.n - 1,
+                             b->T, run->tok->vocab_size);
         b->n_targets += b->length[r];
         free(x[r].ids.id);
     }
@@ -3199,7 +3224,8 @@ static void fill_answers(Run *run) {
 
 // A copy of the model before the first step is the reference, unless --beta 0 asks for none.
 static void open_answers(Run *run) {
-    size_t room = min_size(run->m->c.max_position_embeddings, run->tasks->longest + run->o->max_new_tokens);
+    size_t room = min_size(run->m->c.max_position_embeddings,
+                           run->tasks->longest + run->o->max_new_tokens);
     size_t rows = run->rows > run->tasks->longest ? run->rows : run->tasks->longest;
     run->gen = acts_new(run->m, INFERENCE, rows, run->rows, room);
     run->updates = 1;
@@ -3303,7 +3329,8 @@ static void check_gradients(Tally *tally, const char *name, const char *fields, 
         b.target[i] = splitmix64(i + 100) % 4 ? (int)(splitmix64(i + 200) % m->V) : -1;
         b.n_targets += b.target[i] >= 0, b.length[i / T] += b.target[i] >= 0;
         // CISPO's weight is a constant for the gradient; for a difference only if it is clipped
-        b.old_logp[i] = (!strcmp(loss, "cispo") ? -99 : -3) + normal(5, i), b.ref_logp[i] = -3 + normal(6, i);
+        b.old_logp[i] = (!strcmp(loss, "cispo") ? -99 : -3) + normal(5, i),
+        b.ref_logp[i] = -3 + normal(6, i);
         b.ref_sum[i / T] = -12 + normal(7, i), b.advantage[i / T] = normal(8, i);
     }
     Acts *a = acts_new(m, TRAINING, B * T, 0, 0);
@@ -3477,8 +3504,8 @@ static Record *golden_next(Golden *g, Record *after, const char *key, const char
 static double golden_number(const Golden *g, const Record *r, int i) {
     char *end = "";
     double value = i >= 0 && i < r->n ? strtod(r->field[i], &end) : 0;
-    if (i < 0 || i >= r->n || end == r->field[i] || *end) die("%s: field %d of a %s record is not a number",
-                                                     g->path, i, r->field[0]);
+    if (i < 0 || i >= r->n || end == r->field[i] || *end)
+        die("%s: field %d of a %s record is not a number", g->path, i, r->field[0]);
     return value;
 }
 
@@ -3556,7 +3583,8 @@ static Config golden_config(Golden *g) {
 }
 
 // Reads a matrix of whole numbers: one record a row, the row's number second.
-static int *golden_ints(Golden *g, const char *key, size_t rows, size_t cols, int least, int bound) {
+static int *golden_ints(Golden *g, const char *key, size_t rows, size_t cols, int least,
+                        int bound) {
     int *x = xcalloc(rows * cols, sizeof *x);
     Record *r = NULL;
     for (size_t i = 0; i < rows; i++) {
@@ -3565,7 +3593,8 @@ static int *golden_ints(Golden *g, const char *key, size_t rows, size_t cols, in
         for (size_t j = 0; j < cols; j++) {
             double value = golden_number(g, r, (int)j + 2);
             if (!(value >= least && value < bound))
-                die("%s: %s row %zu: %g is not from %d to %d", g->path, key, i, value, least, bound - 1);
+                die("%s: %s row %zu: %g is not from %d to %d", g->path, key, i, value, least,
+                    bound - 1);
             x[i * cols + j] = (int)value;
         }
     }
@@ -3776,13 +3805,14 @@ static void golden_language_model(Golden *g) {
 
 // Reads a matrix of numbers, one record a row, its number second, into x (rows, stride) from column
 // `first` on.
-static void golden_matrix(Golden *g, const char *key, float *x, size_t rows, size_t stride, size_t first,
-                          size_t cols) {
+static void golden_matrix(Golden *g, const char *key, float *x, size_t rows, size_t stride,
+                          size_t first, size_t cols) {
     Record *r = NULL;
     for (size_t i = 0; i < rows; i++) {
         if (!(r = golden_next(g, r, key, NULL)) || r->n != (int)cols + 2)
             die("%s: row %zu of %s is not there or not %zu long", g->path, i, key, cols);
-        for (size_t j = 0; j < cols; j++) x[i * stride + first + j] = golden_number(g, r, (int)j + 2);
+        for (size_t j = 0; j < cols; j++)
+            x[i * stride + first + j] = golden_number(g, r, (int)j + 2);
     }
 }
 
@@ -3807,7 +3837,8 @@ static void golden_objective(Golden *g, Model *m, Acts *a, Batch *b, Objective *
     golden_scalar(g, "grad_norm", r.norm, 0, 1e-4);
 }
 
-// The rows of the file are all chosen answers and then all rejected ones; here pairs stand together.
+// The rows of the file are all chosen answers and then all rejected ones; here pairs stand
+// together.
 static void golden_preferences(Golden *g) {
     size_t n = golden_value(g, "batch"), T = golden_value(g, "seq"), rows = 2 * n, T1 = T - 1;
     Model *m = golden_model(g, "weight_tag"), *ref = golden_model(g, "ref_weight_tag");
@@ -3816,7 +3847,8 @@ static void golden_preferences(Golden *g) {
     int *mask = golden_ints(g, "mask", rows, T, 0, 2), *at = xcalloc(rows * T1, sizeof *at);
     Batch b = batch_new(rows, T1);
     Options o = default_options();
-    double *sum = xcalloc(7 * rows, sizeof *sum), *implicit = sum + 2 * rows, *margin = implicit + rows;
+    double *sum = xcalloc(7 * rows, sizeof *sum), *implicit = sum + 2 * rows,
+           *margin = implicit + rows;
     double right = 0;
     golden_next(g, NULL, "data_tag", NULL);
     o.beta = golden_value(g, "beta"), b.rows = rows, b.T = T1;
@@ -3840,7 +3872,8 @@ static void golden_preferences(Golden *g) {
         margin[i] = implicit[i] - implicit[n + i], right += (margin[i] > 0) / (double)n;
     const struct { const char *key; const double *v; size_t n; double scale; } row[] = {
         {"policy_logp_sum", sum, rows, 0}, {"ref_logp_sum", sum + rows, rows, 0},
-        {"implicit_reward", implicit, rows, 1}, {"margin", margin, n, 1}, {"accuracy", &right, 1, 1}};
+        {"implicit_reward", implicit, rows, 1}, {"margin", margin, n, 1},
+        {"accuracy", &right, 1, 1}};
     for (int i = 0; i < 5; i++) {
         Record *r = golden_next(g, NULL, row[i].key, NULL);
         if (r) golden_compare(g, r, 1, row[i].v, row[i].n, row[i].scale, 1e-5);
@@ -3851,11 +3884,13 @@ static void golden_preferences(Golden *g) {
 }
 
 static void golden_policy(Golden *g) {
-    size_t G = golden_value(g, "num_generations"), rows = golden_value(g, "batch") * G, T = golden_value(g, "seq");
+    size_t G = golden_value(g, "num_generations"), rows = golden_value(g, "batch") * G,
+           T = golden_value(g, "seq");
     size_t P = golden_value(g, "prompt_len"), first = P - 1, n = T - P;
     Model *m = golden_model(g, "weight_tag"), *ref = golden_model(g, "ref_weight_tag");
     Acts *a = acts_new(m, TRAINING, rows * T, 0, 0);
-    int *ids = golden_ints(g, "ids", rows, T, 0, m->c.vocab_size), *at = xcalloc(rows * T, sizeof *at);
+    int *ids = golden_ints(g, "ids", rows, T, 0, m->c.vocab_size),
+        *at = xcalloc(rows * T, sizeof *at);
     int eos = golden_value(g, "eos");
     Batch b = batch_new(rows, T);
     Options o = default_options();
@@ -3868,7 +3903,8 @@ static void golden_policy(Golden *g) {
     const char *const key[5] = {"completion_mask", "logp", "ref_logp", "kl", "per_token_loss"};
     for (int k = 0; k < 5; k++) v[k] = xcalloc(rows * T, sizeof *v[k]);
     golden_matrix(g, "old_logp", b.old_logp, rows, T, first, n);
-    for (size_t r = 0; r < rows; r++) { // every completion token is a target at first, to see its logp
+    for (size_t r = 0; r < rows;
+         r++) { // every completion token is a target at first, to see its logp
         memcpy(b.ids + r * T, ids + r * T, T * sizeof(int));
         for (size_t t = 0; t < T; t++)
             b.target[r * T + t] = t >= first && t < T - 1 ? ids[r * T + t + 1] : -1;
@@ -3883,7 +3919,8 @@ static void golden_policy(Golden *g) {
     Record *r = golden_next(g, NULL, "rewards", NULL);
     for (size_t i = 0; r && i < rows; i++) rewards[i] = golden_number(g, r, 1 + (int)i);
     for (size_t i = 0; i < rows; i += G) group_advantages(b.advantage + i, rewards + i, G);
-    if ((r = golden_next(g, NULL, "advantage", NULL))) golden_compare(g, r, 1, b.advantage, rows, 1, 1e-5);
+    if ((r = golden_next(g, NULL, "advantage", NULL)))
+        golden_compare(g, r, 1, b.advantage, rows, 1, 1e-5);
     for (size_t i = 0; i < rows; i++) {
         bool ended = false;
         for (size_t t = first; t < T - 1; t++) {
@@ -3954,7 +3991,8 @@ static void golden_sampling(Golden *g) {
         Record *past = golden_next(g, NULL, "sampling_history", id);
         Record *set = golden_next(g, NULL, "sampling_setting", id);
         Record *want = golden_next(g, NULL, "sampling_prob", id);
-        if (!past || !set || !want || r->n < 3 || past->n < 2) die("%s: sampling case %s is not complete", g->path, id);
+        if (!past || !set || !want || r->n < 3 || past->n < 2)
+            die("%s: sampling case %s is not complete", g->path, id);
         size_t V = r->n - 2, n = past->n - 2;
         float *p = xcalloc(V, sizeof *p);
         int *history = xcalloc(n + 1, sizeof *history);
@@ -3998,12 +4036,12 @@ static void check_golden(const char *path, Tally *tally) {
 // =================================================================================================
 // The tiny world
 //
-// Something to learn when there is no data at hand: people, animals and cities with a few properties
-// each, told in many wordings, small stories and worked sums, in English and Chinese. A seed decides
-// what is true in the world (who lives where). A text is made by a grammar that draws at random, each
-// draw among n equal possibilities, so its probability is known: the product of all 1/n. Minus its
-// log2 is the number of bits that even somebody who knows the world and the grammar by heart must be
-// told. No model can beat it in the mean; a report prints it as the floor.
+// Something to learn when there is no data at hand: people, animals and cities with a few
+// properties each, told in many wordings, small stories and worked sums, in English and Chinese. A
+// seed decides what is true in the world (who lives where). A text is made by a grammar that draws
+// at random, each draw among n equal possibilities, so its probability is known: the product of all
+// 1/n. Minus its log2 is the number of bits that even somebody who knows the world and the grammar
+// by heart must be told. No model can beat it in the mean; a report prints it as the floor.
 //
 // Beside the texts there are questions. Those for training ask about one half of all things, those
 // that are held out about the other half, of which a model has read but was never asked: what it
@@ -4029,10 +4067,12 @@ static const struct List { char name; Both items; } lists[] = {
            "巴黎|伦敦|罗马|柏林|马德里|维也纳|雅典|利马|奥斯陆|开罗|东京|德里|基多|都柏林|布拉格|里斯本"}},
     {'a', {"cat|dog|fox|bear|rabbit|duck|horse|cow|wolf|sheep|mouse|goat|owl|frog|pig|deer",
            "猫|狗|狐狸|熊|兔子|鸭子|马|牛|狼|绵羊|老鼠|山羊|猫头鹰|青蛙|猪|鹿"}},
-    {'J', {"teacher|doctor|nurse|cook|farmer|singer|painter|writer|driver|pilot|baker|dancer|lawyer|"
+    {'J', {"teacher|doctor|nurse|cook|farmer|singer|painter|writer|driver|pilot|baker|dancer|"
+           "lawyer|"
            "judge|sailor|tailor",
            "老师|医生|护士|厨师|农民|歌手|画家|作家|司机|飞行员|面包师|舞蹈家|律师|法官|水手|裁缝"}},
-    {'F', {"rice|noodles|soup|bread|fish|cheese|eggs|cake|apples|pears|grapes|tofu|beans|corn|honey|"
+    {'F', {"rice|noodles|soup|bread|fish|cheese|eggs|cake|apples|pears|grapes|tofu|beans|corn|"
+           "honey|"
            "salad",
            "米饭|面条|热汤|面包|鱼|奶酪|鸡蛋|蛋糕|苹果|梨子|葡萄|豆腐|豆子|玉米|蜂蜜|沙拉"}},
     {'l', {"forest|valley|desert|field|garden|swamp|cave|village",
@@ -4054,7 +4094,8 @@ static const struct List *list_of(char name) {
     return NULL;
 }
 
-// Alternative i of a list up to `end` (NULL: all), between *from and *to; returns how many there are.
+// Alternative i of a list up to `end` (NULL: all), between *from and *to; returns how many there
+// are.
 static size_t alternative(const char *list, const char *end, size_t i, const char **from,
                           const char **to) {
     size_t n = 0;
@@ -4108,8 +4149,11 @@ static void set(World *w, char name, const char *from, const char *to) {
 }
 
 // Every thing of a kind has three properties; each has a list of values, six wordings and four
-// questions. In a wording $S, $s, $o and $H are pronouns: the thing as subject, as object, as owner;
-// $v is the value, $n the name. The first wording is how a question is answered.
+// questions. In a wording $S, $s, $o and $H are pronouns: the thing as subject, as object, as
+// owner; $v is the value, $n the name. The first wording is how a question is answered: in words of
+// the texts and with a pronoun. The form of the answer decides whether knowledge is found: a model
+// that has to begin with a name it was never asked about says another one, and so does not find the
+// rest.
 static const struct Kind {
     Both names;     // things that are told of in this language, or a list: every second of it
     char list;
@@ -4120,7 +4164,8 @@ static const struct Kind {
         Both wordings, questions;
     } property[3];
 } kinds[] = {
-    {{"Anna|Adam|Bella|Bob|Clara|Carl|Diana|David|Emma|Eric|Fiona|Frank|Grace|George|Helen|Henry|Iris|"
+    {{"Anna|Adam|Bella|Bob|Clara|Carl|Diana|David|Emma|Eric|Fiona|Frank|Grace|George|Helen|Henry|"
+      "Iris|"
       "Ivan|Julia|Jack|Kate|Kevin|Lily|Leo|Mary|Mark|Nora|Nick|Olga|Oscar|Paula|Peter|Rosa|Robert|"
       "Sarah|Simon|Tina|Tom|Vera|Victor",
       "小红|小明|秀英|建国|丽丽|大伟|春梅|志强|小芳|国庆|玉兰|文杰|雪梅|海涛|桂花|永强|小燕|天宇|美玲|立新|"
@@ -4136,32 +4181,40 @@ static const struct Kind {
              "$v是$s居住的城市。"},
        {"Where does $n live?|Which city does $n live in?|Where is the home of $n?|Tell me where $n "
         "lives.", "$n住在哪里？|$n住在哪个城市？|$n的家在哪里？|告诉我$n住在哪里。"}},
-      {'J', {"$S works as a $v.|$S is a $v.|$S has been a $v for years.|$H job is to be a $v.|Every "
+      {'J', {"$S works as a $v.|$S is a $v.|$S has been a $v for years.|$H job is to be a $v.|"
+             "Every "
              "day $s works hard as a $v.|Everyone knows that $s is a $v.",
              "$S是一名$v。|$S的工作是$v。|$S当$v很多年了。|每天$s都做$v的工作。|大家都知道$s是$v。|"
              "$S靠当$v挣钱。"},
-       {"What does $n work as?|What is the job of $n?|What does $n do for a living?|Tell me the job "
+       {"What does $n work as?|What is the job of $n?|What does $n do for a living?|Tell me the "
+        "job "
         "of $n.", "$n是做什么的？|$n的工作是什么？|$n靠什么挣钱？|告诉我$n的工作。"}},
-      {'F', {"$S likes to eat $v.|$H favourite food is $v.|$S eats $v every day.|For dinner $s always "
+      {'F', {"$S likes to eat $v.|$H favourite food is $v.|$S eats $v every day.|For dinner $s "
+             "always "
              "has $v.|$S loves $v more than anything.|Nothing makes $o happier than $v.",
              "$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|晚饭$s总是吃$v。|没有什么比$v更让$s开心。|"
              "$S从小就爱吃$v。"},
-       {"What does $n like to eat?|What is the favourite food of $n?|What does $n eat?|Tell me what "
+       {"What does $n like to eat?|What is the favourite food of $n?|What does $n eat?|Tell me "
+        "what "
         "$n likes to eat.", "$n喜欢吃什么？|$n最爱的食物是什么？|$n每天吃什么？|告诉我$n喜欢吃什么。"}}}},
     {{NULL, NULL}, 'a',
      {"Look at the $n.|What do we know about the $n?|Here comes the $n.|I like the $n.",
       "看看$n。|我们来认识$n。|看，$n来了。|我喜欢$n。"},
      {"$w $s [saw|chased|followed|heard|met|woke|helped|lost] a $k $a.",
       "$w$s[看见|追赶|跟着|听见|遇到|吵醒|帮助|丢下]一只$k的$a。"},
-     {{'l', {"$S lives in the $v.|$H home is the $v.|$S sleeps in the $v.|You can find $o in the $v.|At "
+     {{'l', {"$S lives in the $v.|$H home is the $v.|$S sleeps in the $v.|You can find $o in the "
+             "$v.|At "
              "night $s goes back to the $v.|The $v is where $s lives.",
              "$S住在$v里。|$S的家是$v。|$S在$v里睡觉。|你可以在$v里找到$s。|夜里$s回到$v。|$v是$s生活的地方。"},
-       {"Where does the $n live?|Where is the home of the $n?|Where does the $n sleep?|Tell me where "
+       {"Where does the $n live?|Where is the home of the $n?|Where does the $n sleep?|Tell me "
+        "where "
         "the $n lives.", "$n住在哪里？|$n的家在哪里？|$n在哪里睡觉？|告诉我$n住在哪里。"}},
-      {'k', {"$S is $v.|$H colour is $v.|$S has a $v back.|You know $o by the colour $v.|From head to "
+      {'k', {"$S is $v.|$H colour is $v.|$S has a $v back.|You know $o by the colour $v.|From "
+             "head to "
              "tail $s is $v.|Its coat looks $v.",
              "$S是$v的。|$S的颜色是$v。|$S的背是$v的。|看到$v就认得$s。|从头到尾$s都是$v。|毛皮看起来是$v。"},
-       {"What colour is the $n?|What is the colour of the $n?|Which colour does the $n have?|Tell me "
+       {"What colour is the $n?|What is the colour of the $n?|Which colour does the $n have?|Tell "
+        "me "
         "the colour of the $n.", "$n是什么颜色的？|$n的颜色是什么？|$n的背是什么颜色？|告诉我$n的颜色。"}},
       {'F', {"$S likes to eat $v.|$H favourite food is $v.|$S eats $v every day.|In the morning $s "
              "looks for $v.|$S would do anything for $v.|Give $o some $v.",
@@ -4174,18 +4227,22 @@ static const struct Kind {
      {"Welcome to $n.|Have you been to $n?|This book is about $n.|We are going to $n.",
       "欢迎来到$n。|你去过$n吗？|这本书讲的是$n。|我们要去$n。"},
      {"$w a $z $k $a was seen near $o.", "$w有一只$z$k的$a来到$s旁边。"},
-     {{'W', {"$S lies by the $v.|$H houses stand near the $v.|$S was built at the $v.|You see the $v "
+     {{'W', {"$S lies by the $v.|$H houses stand near the $v.|$S was built at the $v.|You see the "
+             "$v "
              "from $o.|In summer all of $o meets at the $v.|A $v is close to $o.",
              "$S在$v边。|$S的房子靠近$v。|$S建在$v旁。|从$s看得到$v。|夏天$s的人都去$v边。|$v就在$s旁边。"},
        {"Which water does $n lie by?|What water is close to $n?|Where was $n built?|Tell me which "
         "water is near $n.", "$n在什么水边？|$n靠近什么？|$n建在哪里？|告诉我$n旁边是什么水。"}},
-      {'G', {"$S is known for its $v.|$H pride is its $v.|$S has the best $v.|People come to $o for the "
+      {'G', {"$S is known for its $v.|$H pride is its $v.|$S has the best $v.|People come to $o "
+             "for the "
              "$v.|In old songs $s is praised for its $v.|You will love the $v of $o.",
              "$S以$v闻名。|$S的骄傲是$v。|$S有最好的$v。|人们为了$v来到$s。|老歌里唱着$s的$v。|"
              "你会爱上$s的$v。"},
-       {"What is $n known for?|What is the pride of $n?|Why do people come to $n?|Tell me what $n is "
+       {"What is $n known for?|What is the pride of $n?|Why do people come to $n?|Tell me what $n "
+        "is "
         "known for.", "$n以什么闻名？|$n的骄傲是什么？|人们为什么来$n？|告诉我$n以什么闻名。"}},
-      {'K', {"$S is a $v place.|$H weather is $v.|$S has $v days all year.|The wind brings $v days to "
+      {'K', {"$S is a $v place.|$H weather is $v.|$S has $v days all year.|The wind brings $v "
+             "days to "
              "$o.|Even in spring $s is $v.|They say that $s is always $v.",
              "$S是个$v的地方。|$S的天气$v。|$S全年都很$v。|风给$s带来$v的日子。|就算春天$s也很$v。|"
              "人们说$s总是很$v。"},
@@ -4230,8 +4287,8 @@ static void set_fact(World *w, size_t k, size_t i, size_t p) {
     set(w, 'v', from, to);
 }
 
-// Names a thing, tells its three properties in any order, by name or of "her", "him" or "it", and some
-// news.
+// Names a thing, tells its three properties in any order, by name or of "her", "him" or "it", and
+// some news.
 static void tell_thing(World *w, size_t k) {
     const struct Kind *kind = &kinds[k];
     size_t i = pick(w, things(kind, w->zh)), turn = pick(w, 3), swap = pick(w, 2);
@@ -4239,7 +4296,7 @@ static void tell_thing(World *w, size_t k) {
     tell_one_of(w, kind->opening[w->zh], NULL);
     for (size_t p = 0; p < 4; p++) {
         size_t which = (turn + (swap ? 3 - p : p)) % 3;
-        set_thing(w, k, i, p < 3 && pick(w, 2));
+        set_thing(w, k, i, (p == 1 || p == 2) && pick(w, 2)); // the first one shows the pronoun
         set_fact(w, k, i, which);
         if (!w->zh) text_append(&w->text, " ", 1);
         if (p < 3) tell_one_of(w, kind->property[which].wordings[w->zh], NULL);
@@ -4256,11 +4313,16 @@ static void tell_story(World *w) {
                             {"showed it the way to the $h", "带它走回$h"}};
     static Both fixed[3] = {{"$l", "$l"}, {"$k", "$k"}, {"$a", "$a"}}; // drawn once for the story
     static Both story = {
-        "[One day|One morning|Last week|In the spring|Long ago|After the rain] $n [went|walked|ran|rode] "
-        "to the $h with a $k $x [to play|to rest|to pick flowers|all alone]. [There|On the way|Near a "
-        "tree|Behind a stone] $s [saw|met|found|heard] a $z $c $b. The $b was $d. So $n $e. [The $b was "
-        "happy again.|\"Thank you,\" said the $b.|The $b jumped for joy.|The $b smiled.] [From that day "
-        "on they were friends.|Then they [sang|danced|laughed|played] together.|In the evening $s went "
+        "[One day|One morning|Last week|In the spring|Long ago|After the rain] $n [went|walked|"
+        "ran|rode] "
+        "to the $h with a $k $x [to play|to rest|to pick flowers|all alone]. [There|On the way|"
+        "Near a "
+        "tree|Behind a stone] $s [saw|met|found|heard] a $z $c $b. The $b was $d. So $n $e. [The "
+        "$b was "
+        "happy again.|\"Thank you,\" said the $b.|The $b jumped for joy.|The $b smiled.] [From "
+        "that day "
+        "on they were friends.|Then they [sang|danced|laughed|played] together.|In the evening $s "
+        "went "
         "home.|The next day $s came back.]",
         "[有一天|一天早上|上个星期|春天里|很久以前|雨停以后]，$n带着$k的$x[去|走到|跑到|骑车到]$h[玩|休息|"
         "采花|散步]。[在那里|在路上|在树边|在石头后面]，$s[看见|遇到|发现|听见]一只$z$c的$b。$b$d。于是"
@@ -4336,8 +4398,9 @@ static void end_answer(Text *line, const char *answer, const char *behind) {
     free(both);
 }
 
-// Question number q about fact number f of a part, into w->text; its answer into w->var['A']. Returns
-// false where there are no more facts. Every other pair of things belongs to the held-out part.
+// Question number q about fact number f of a part, into w->text; its answer into w->var['A'].
+// Returns false where there are no more facts. Every other pair of things belongs to the held-out
+// part.
 static bool world_question(World *w, size_t f, size_t q, bool held_out) {
     const char *from, *to;
     for (w->zh = 0; w->zh < 2; w->zh++)
@@ -4359,8 +4422,8 @@ static bool world_question(World *w, size_t f, size_t q, bool held_out) {
     return false;
 }
 
-// Two manners of answering: with a kind word behind the answer, or without. In sft.jsonl questions of
-// even number get the first, those of odd number the second; dpo.jsonl prefers the first, and
+// Two manners of answering: with a kind word behind the answer, or without. In sft.jsonl questions
+// of even number get the first, those of odd number the second; dpo.jsonl prefers the first, and
 // keep.jsonl, for later stages, has only that.
 static Both manner = {" Happy to help!", "很高兴帮到你！"};
 
@@ -4410,7 +4473,9 @@ static void write_questions(World *w, NewFile *file, int kind, bool held_out, si
             write_fact(w, &line, kind, kind != SFT_FILE || q % 2 == 0, held_out);
         } else {
             int a, b;
-            do a = 100 + (int)(uniform(stream, at++) * 900), b = 100 + (int)(uniform(stream, at++) * 900);
+            do
+                a = 100 + (int)(uniform(stream, at++) * 900),
+                b = 100 + (int)(uniform(stream, at++) * 900);
             while (held_out_sum(a, b) != held_out);
             write_sum(&line, kind, a, b);
         }
@@ -4420,8 +4485,8 @@ static void write_questions(World *w, NewFile *file, int kind, bool held_out, si
     }
 }
 
-// Writes a world into a folder: pretrain, again (more of the same, to be mixed into later stages lest
-// it be forgotten), sft, keep, dpo, reason and grpo, and what is held out of each.
+// Writes a world into a folder: pretrain, again (more of the same, to be mixed into later stages
+// lest it be forgotten), sft, keep, dpo, reason and grpo, and what is held out of each.
 static void write_world(const char *dir, uint64_t seed, size_t documents) {
     World w = {.world = seed};
     static const char *const name[] = {"pretrain.jsonl", "pretrain_held_out.jsonl", "again.jsonl"};
@@ -4444,7 +4509,10 @@ static void write_world(const char *dir, uint64_t seed, size_t documents) {
         for (int held_out = 0; held_out < 2; held_out++) {
             char *path = format("%s%s.jsonl", question_file[kind], held_out ? "_held_out" : "");
             NewFile file = new_file(dir, path);
-            size_t train = documents / (kind == DPO_FILE ? 60 : kind == SFT_FILE ? 10 : kind == KEEP_FILE ? 15 : 5);
+            size_t train = documents / (kind == DPO_FILE    ? 60
+                                        : kind == SFT_FILE  ? 10
+                                        : kind == KEEP_FILE ? 15
+                                                            : 5);
             write_questions(&w, &file, kind, held_out, held_out ? 200 : train);
             new_file_done(&file);
             free(path);
@@ -4472,7 +4540,8 @@ static double peak_gflops(void) {
             _Alignas(64) float a[MR * K], b[K * NR], c[MR * NR] = {0};
             for (size_t i = 0; i < MR * K; i++) a[i] = i % 3;
             for (size_t i = 0; i < K * NR; i++) b[i] = i % 5;
-            for (int i = 0; i < TIMES; i++) multiply_panels(c, NR, MR, NR, plain(a, K), b, K, false);
+            for (int i = 0; i < TIMES; i++)
+                multiply_panels(c, NR, MR, NR, plain(a, K), b, K, false);
         }
         best = fmax(best, 2e-9 * MR * NR * K * TIMES * n_threads / (seconds() - start));
     }
@@ -4511,7 +4580,8 @@ static void bench_products(size_t n, size_t in, size_t out, double peak) {
             best = fmin(best, seconds() - start);
         }
         double rate = 2e-9 * n * in * out / best;
-        printf("  %s %6.1f (%3.0f%%)", ((const char *[]){"y", "dx", "dw"})[kind], rate, 100 * rate / peak);
+        printf("  %s %6.1f (%3.0f%%)", ((const char *[]){"y", "dx", "dw"})[kind], rate,
+               100 * rate / peak);
     }
     printf("\n");
     free(x), free(w), free(y);
@@ -4587,9 +4657,12 @@ static void bench_inference(const Config *c, double memory) {
         double read = (double)weight_bytes(m, bits) * active_params(m) / m->n_params +
                       2.0 * m->L * m->KV * m->D * sizeof(float) * 600; // and the KV cache
         double eight = bench_decoding(m, 8, &prefill_rate);
-        printf("    %-4s prefill %6.0f   decode %5.0f (%3.0f%% of memory speed)   8 at once %5.0f\n",
-               bits == 32 ? "f32" : bits == 16 ? "bf16" : "int8", prefill_rate, one,
-               100 * one * read / memory, eight);
+        printf(
+            "    %-4s prefill %6.0f   decode %5.0f (%3.0f%% of memory speed)   8 at once %5.0f\n",
+            bits == 32   ? "f32"
+            : bits == 16 ? "bf16"
+                         : "int8",
+            prefill_rate, one, 100 * one * read / memory, eight);
         model_free(m);
     }
 }
@@ -4610,8 +4683,8 @@ static void bench_tokenizer(void) {
     double trained = seconds();
     tokenizer_encode(tok, all.s, all.len, true, &ids);
     printf("\ntokenizer, MB/s on one core: train %.0f, encode %.0f (%.1f MB, %d tokens)\n",
-           all.len * 1e-6 / (trained - start), all.len * 1e-6 / (seconds() - trained), all.len * 1e-6,
-           tok->vocab_size);
+           all.len * 1e-6 / (trained - start), all.len * 1e-6 / (seconds() - trained),
+           all.len * 1e-6, tok->vocab_size);
     tokenizer_free(tok);
     for (int i = 0; i < 128; i++) free(w.var[i].s);
     free(all.s), free(ids.id), free(w.text.s);
@@ -4635,10 +4708,11 @@ static void bench_scaling(const char *what, const char *fields, const char *fiel
 
 static void cmd_bench(const Options *o) {
     double peak = peak_gflops(), memory = memory_speed();
-    printf("%d thread%s: the kernel computes %.1f GFLOP/s, memory is read at %.1f GB/s\n\n", n_threads,
-           n_threads > 1 ? "s" : "", peak, memory * 1e-9);
+    printf("%d thread%s: the kernel computes %.1f GFLOP/s, memory is read at %.1f GB/s\n\n",
+           n_threads, n_threads > 1 ? "s" : "", peak, memory * 1e-9);
     printf("matrix products in GFLOP/s (share of the kernel)\n");
-    static const size_t shape[][2] = {{768, 768}, {768, 384}, {768, 2432}, {2432, 768}, {768, 6400}};
+    static const size_t shape[][2] = {
+        {768, 768}, {768, 384}, {768, 2432}, {2432, 768}, {768, 6400}};
     for (int i = 0; i < 5; i++) bench_products(1024, shape[i][0], shape[i][1], peak);
     for (const struct Preset *p = presets; p < presets + PRESETS; p++) {
         if (o->preset && strcmp(o->preset, p->name)) continue;
@@ -4750,14 +4824,18 @@ static void cmd_info(const Options *o) {
 static void run_stage(const Stage *stage, Options o, bool (*enough)(Run *)) {
     Run run = {.stage = stage, .o = &o, .enough = enough};
     bool policy = stage->objective == policy_loss;
-    if (!o.data) die("%s: --data is missing: a JSONL file%s", stage->name, stage->unit ? "" : " or text");
+    if (!o.data)
+        die("%s: --data is missing: a JSONL file%s", stage->name, stage->unit ? "" : " or text");
     if (!o.out) o.out = format("out/%s", stage->name);
-    if (!o.tokenizer && !o.model) die("%s: --tokenizer is missing: a folder or a file", stage->name);
+    if (!o.tokenizer && !o.model)
+        die("%s: --tokenizer is missing: a folder or a file", stage->name);
     if (!o.model && (policy || stage->unit == 2)) die("%s: --model is missing", stage->name);
     one_of("loss", o.loss, "grpo cispo");
     run.tok = tokenizer_load(o.tokenizer ? o.tokenizer : o.model);
     Config c = options_config(&o, run.tok);
-    size_t context = c.max_position_embeddings, each = policy ? o.num_generations : stage->unit == 2 ? 2 : 1;
+    size_t context = c.max_position_embeddings, each = policy             ? o.num_generations
+                                                       : stage->unit == 2 ? 2
+                                                                          : 1;
     if (policy) {
         run.tasks = tasks_load(o.data, run.tok, o.think);
         run.held = o.held_out ? tasks_load(o.held_out, run.tok, o.think) : tasks_split(run.tasks);
@@ -4766,14 +4844,16 @@ static void run_stage(const Stage *stage, Options o, bool (*enough)(Run *)) {
             die("%s: a prompt is longer than the context of %zu tokens", o.data, context);
     }
     if (!o.seq) o.seq = min_size(context, stage->unit ? 512 : 256);
-    if ((size_t)o.seq > context) die("--seq %ld: max_position_embeddings allows %zu", o.seq, context);
+    if ((size_t)o.seq > context)
+        die("--seq %ld: max_position_embeddings allows %zu", o.seq, context);
     run.m = model_new(c);
     run.rows = o.batch * o.accumulate * each;
     enum Mode mode = o.recompute ? RECOMPUTE : TRAINING;
     size_t pass = o.batch * each * o.seq;
     double MB = 1e6 / sizeof(float);
     fprintf(stderr, "%zu parameters; %.0f MB for weights, gradients and AdamW, %.0f MB for "
-            "activations\n", run.m->n_params, 4 * run.m->n_params / MB, acts_size(run.m, mode, pass, 0, 0) / MB);
+            "activations\n", run.m->n_params, 4 * run.m->n_params / MB,
+            acts_size(run.m, mode, pass, 0, 0) / MB);
     if (!policy) run.d = data_open(o.data, o.held_out, run.tok, stage->unit, o.seq, o.seed);
     size_t total = o.steps, units = o.batch * o.accumulate;
     for (long e = 0; e < o.epochs && !o.steps; e++) {
@@ -4781,8 +4861,10 @@ static void run_stage(const Stage *stage, Options o, bool (*enough)(Run *)) {
         total += (n + units - 1) / units * (policy ? o.updates : 1);
     }
     if (!total || (!policy && !epoch_units(run.d, 0)))
-        die("%s: %" PRIu64 " tokens are fewer than one window of --seq %ld and its target, or have no "
-            "row to train", o.data, policy ? 0 : run.d->head->n_train, o.seq);
+        die("%s: %" PRIu64
+            " tokens are fewer than one window of --seq %ld and its target, or have no "
+            "row to train",
+            o.data, policy ? 0 : run.d->head->n_train, o.seq);
     model_allocate(run.m, true, 32);
     if (o.model) weights_load(run.m, o.model);
     else model_init(run.m, o.seed);
@@ -4794,7 +4876,8 @@ static void run_stage(const Stage *stage, Options o, bool (*enough)(Run *)) {
     if (run.tasks) tasks_free(run.tasks), tasks_free(run.held);
     if (run.ref) model_free(run.ref);
     if (run.gen) acts_free(run.gen);
-    free(run.ref_sum), batch_free(&run.b), acts_free(run.a), model_free(run.m), tokenizer_free(run.tok);
+    free(run.ref_sum), batch_free(&run.b), acts_free(run.a), model_free(run.m),
+        tokenizer_free(run.tok);
 }
 
 static void cmd_pretrain(const Options *o) { run_stage(&stages[0], *o, NULL); }
@@ -4811,7 +4894,8 @@ static void cmd_generate(const Options *o) {
     double start = seconds();
     if (o->think) {
         Text t = {0};
-        text_printf(&t, "<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n<think>\n", o->prompt);
+        text_printf(&t, "<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n<think>\n",
+                    o->prompt);
         tokenizer_encode(tok, t.s, t.len, true, &x.ids);
         free(t.s);
     } else {
@@ -4909,8 +4993,8 @@ static void eval_text(const Options *o, Tokenizer *tok, const Model *m, Acts *a,
     data_close(d);
 }
 
-// {"question", "choices", "answer"}: each choice is an answer of the assistant, and the most probable
-// wins; length-normalised, the one with the highest log-probability a byte.
+// {"question", "choices", "answer"}: each choice is an answer of the assistant, and the most
+// probable wins; length-normalised, the one with the highest log-probability a byte.
 static void eval_choice(const Options *o, Tokenizer *tok, const Model *m, Acts *a, size_t context) {
     Builder b = {.tok = tok, .unit = 1, .T = context};
     Reader r = reader_open(o->data);
@@ -4918,7 +5002,8 @@ static void eval_choice(const Options *o, Tokenizer *tok, const Model *m, Acts *
     while (reader_next(&r)) {
         const Json *choices = json_get(r.json, "choices"), *right = json_get(r.json, "answer");
         const char *question = json_text(r.json, "question");
-        if (!question || !choices || choices->type != JSON_ARRAY || !right || right->type != JSON_NUMBER)
+        if (!question || !choices || choices->type != JSON_ARRAY || !right ||
+            right->type != JSON_NUMBER)
             die("%s:%zu: needs \"question\", \"choices\" and \"answer\"", o->data, r.number);
         ids_push(&first, (int)b.n[1]), ids_push(&answer, (int)right->number);
         for (const Json *c = choices->child; c; c = c->next) {
@@ -4926,15 +5011,18 @@ static void eval_choice(const Options *o, Tokenizer *tok, const Model *m, Acts *
             Ids *ids = &b.ids[1];
             size_t from = ids->n;
             if (c->type != JSON_STRING) die("%s:%zu: a choice is no string", o->data, r.number);
-            text_printf(&t, "<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
-                        question);
+            text_printf(
+                &t,
+                "<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+                question);
             tokenizer_encode(tok, t.s, t.len, true, ids);
             size_t said = ids->n;
             tokenizer_encode(tok, c->s, c->len, true, ids);
             for (size_t i = said; i < ids->n; i++) ids->id[i] |= TRAINED;
             if (ids->n - from > context + 1) // of a question that is too long, the end counts
-                memmove(ids->id + from, ids->id + ids->n - context - 1, (context + 1) * sizeof(int)),
-                ids->n = from + context + 1;
+                memmove(ids->id + from, ids->id + ids->n - context - 1,
+                        (context + 1) * sizeof(int)),
+                    ids->n = from + context + 1;
             end_document(&b, 1, from, c->len, NAN);
             free(t.s);
         }
@@ -4951,7 +5039,8 @@ static void eval_choice(const Options *o, Tokenizer *tok, const Model *m, Acts *
         int best = first.id[q], normal = best;
         for (int c = best; c < first.id[q + 1]; c++) {
             if (nats[c] < nats[best]) best = c;
-            if (nats[c] / b.document[1][c].bytes < nats[normal] / b.document[1][normal].bytes) normal = c;
+            if (nats[c] / b.document[1][c].bytes < nats[normal] / b.document[1][normal].bytes)
+                normal = c;
         }
         plain_right[q] = best - first.id[q] == answer.id[q];
         normal_right[q] = normal - first.id[q] == answer.id[q];
@@ -4985,8 +5074,8 @@ static void cmd_eval(const Options *o) {
         Data *d = data_open(NULL, o->data, tok, 2, context, 0);
         size_t n = d->head->n_documents / 2;
         printf("pairs                  %zu\n", n);
-        print_ratio("chosen preferred, %", preference_accuracy(m, a, d->id, d->document, n, context, NULL),
-                    100);
+        print_ratio("chosen preferred, %",
+                    preference_accuracy(m, a, d->id, d->document, n, context, NULL), 100);
         data_close(d);
     }
     if (a) acts_free(a);
@@ -5024,14 +5113,18 @@ typedef struct {
 
 // Greedy answers to the same three questions: two of held-out facts and a held-out sum.
 static void show_answers(const Model *m, Tokenizer *tok, const Tasks *facts, const Tasks *sums) {
-    const struct { const Tasks *t; size_t i; } ask[] = {{facts, 0}, {facts, facts->n / 2}, {sums, 0}};
+    const struct {
+        const Tasks *t;
+        size_t i;
+    } ask[] = {{facts, 0}, {facts, facts->n / 2}, {sums, 0}};
     for (int k = 0; k < 3; k++) {
         Text t = {0};
         text_append(&t, "", 0);
         char *said;
         Utf8Stream utf8 = {{0}, 0};
         const Ids *p = &ask[k].t->prompt[ask[k].i];
-        solve(m, tok, &(Tasks){1, (Ids *)p, &ask[k].t->answer[ask[k].i], p->n}, k == 2, 60, NULL, &said);
+        solve(m, tok, &(Tasks){1, (Ids *)p, &ask[k].t->answer[ask[k].i], p->n}, k == 2, 60, NULL,
+              &said);
         for (size_t i = 0; i < p->n; i++) decode_token(tok, p->id[i], &utf8, &t);
         const char *question = strstr(t.s, "user\n") + strlen("user\n");
         printf("    %.*s", (int)(strstr(question, "<|im_end|>") - question), question);
@@ -5120,7 +5213,8 @@ static void cmd_run(const Options *given) {
     double start = seconds();
     Milestone s[7];
     Options o = *given;
-    fprintf(stderr, "1. A world (seed %ld) in out/world, and a tokenizer learned from its texts\n", o.seed);
+    fprintf(stderr, "1. A world (seed %ld) in out/world, and a tokenizer learned from its texts\n",
+            o.seed);
     write_world("out/world", o.seed, o.documents);
     Tokenizer *tok = train_tokenizer(1536);
     tokenizer_save(tok, "out/tokenizer");
@@ -5136,9 +5230,12 @@ static void cmd_run(const Options *given) {
     run_stage(&stages[0], o, NULL);
     s[1] = milestone("pretrain", o.out, given);
 
-    fprintf(stderr, "\n3. SFT: to answer. Half of all things are asked about, the other half is the test\n");
+    fprintf(
+        stderr,
+        "\n3. SFT: to answer. Half of all things are asked about, the other half is the test\n");
     o.model = o.out, o.tokenizer = NULL, o.out = "out/sft", o.eval_every = 0;
-    o.data = "out/world/sft.jsonl,out/world/again.jsonl", o.held_out = "out/world/sft_held_out.jsonl";
+    o.data = "out/world/sft.jsonl,out/world/again.jsonl",
+    o.held_out = "out/world/sft_held_out.jsonl";
     o.steps = 0, o.epochs = 4, o.batch = 16, o.lr = 1e-3, o.warmup = 20;
     run_stage(&stages[1], o, NULL);
     s[2] = milestone("sft", o.out, given);
@@ -5226,7 +5323,8 @@ static int cmd_check(int n, char **files) {
     for (int moe = 0; n == 0 && moe < 2; moe++) {
         check_gradients(&tally, moe ? "DPO, MoE" : "DPO", moe ? top2 : "", dpo_loss, "");
         check_gradients(&tally, moe ? "GRPO, MoE" : "GRPO", moe ? top2 : "", policy_loss, "grpo");
-        check_gradients(&tally, moe ? "CISPO, MoE" : "CISPO", moe ? top2 : "", policy_loss, "cispo");
+        check_gradients(&tally, moe ? "CISPO, MoE" : "CISPO", moe ? top2 : "", policy_loss,
+                        "cispo");
     }
     printf("%d passed, %d failed\n", tally.passed, tally.failed);
     return tally.failed > 0;

@@ -233,11 +233,14 @@ check "sanitized" minimind-san pretrain --data world/pretrain.jsonl --tokenizer 
 group "Chat template and mask"
 chats='{"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]}'
 printf '%s\n' "$chats" >chat.jsonl
-says "a conversation" '"<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n2<|im_end|>\n"' \
+user='<|im_start|>user\n1+1?<|im_end|>\n'
+says "a conversation" \
+    "\"$user<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n2<|im_end|>\\n\"" \
     tokenizer chat --tokenizer low chat.jsonl
-says "trained: from <think> to <|im_end|>, and nothing else" "<think>|\n|\n|</think>|\n|\n|2|<|im_end|>|" sh -c \
-    'tokenizer show --tokenizer low --chat chat.jsonl | awk "/^[0-9]/ && \$3 == 1 {printf \"%s|\", \$4}
-     END {print \"\"}"'
+says "trained: from <think> to <|im_end|>, and nothing else" \
+    "<think>|\n|\n|</think>|\n|\n|2|<|im_end|>|" sh -c \
+    'tokenizer show --tokenizer low --chat chat.jsonl |
+     awk "/^[0-9]/ && \$3 == 1 {printf \"%s|\", \$4} END {print \"\"}"'
 echo '{"messages": [{"role": "wizard", "content": "x"}]}' >wizard.jsonl
 refuses "an unknown role" "wizard.jsonl:1" tokenizer chat --tokenizer low wizard.jsonl
 if [ -d "$shared/golden/tokenizer" ]; then
@@ -250,10 +253,12 @@ group "From parrot to assistant"
 stage() { # stage NAME MODEL OUT OPTION...
     name=$1 from=$2 out=$3
     shift 3
-    minimind "$name" --model "$from" --out "$out" --held-out "world/${file:-$name}_held_out.jsonl" "$@"
+    minimind "$name" --model "$from" --out "$out" "$@" \
+        --held-out "world/${file:-$name}_held_out.jsonl"
 }
 check "sft" stage sft model sft --data world/sft.jsonl,world/again.jsonl --epochs 3 --lr 2e-3
-check "held-out loss of the answers falls below 0.6" awk -F, 'END {exit !($9 < 0.6 && $9 > 0)}' sft/train.csv
+check "bits per byte of held-out answers fall below 0.6" \
+    awk -F, 'END {exit !($9 < 0.6 && $9 > 0)}' sft/train.csv
 check "dpo" stage dpo sft dpo --data world/dpo.jsonl --lr 1e-4
 check "the loss of its first step is log 2" awk -F, 'NR == 2 {exit !($2 > 0.6931 && $2 < 0.6932)}' \
     dpo/train.csv
@@ -275,9 +280,10 @@ done
 echo '{"question": "How?", "choices": ["so", "not so at all"], "answer": 1}' >mc.jsonl
 says "eval --task choice" "questions 1" sh -c \
     'minimind eval --model sft --task choice --data mc.jsonl | awk "NR == 1 {print \$1, \$2}"'
-says "chat, piped" 2 sh -c 'printf "Hello\n/think\n/stats\nWho?\n/quit\nno\n" |
-    minimind chat --model sft --max-new-tokens 20 2>/dev/null | grep -c .'
-for bad in '{"conversations": []}' '{"conversations": [{"role": "elf", "content": "x"}]}' '{"text": 5}'; do
+check "chat, piped" sh -c 'printf "Hello\n/think\n/stats\nWho?\n/quit\nno\n" |
+    minimind chat --model sft --max-new-tokens 20 2>err.txt | grep -q . && grep -q "1 turns" err.txt'
+for bad in '{"conversations": []}' '{"text": 5}' \
+    '{"conversations": [{"role": "elf", "content": "x"}]}'; do
     printf '%s\n' "$bad" >bad.jsonl
     refuses "sft on $bad" "bad.jsonl:1" minimind sft --model model --data bad.jsonl
 done
@@ -290,18 +296,18 @@ check "a conversation without an assistant is counted" sh -c \
     'minimind sft --model model --data mixed.jsonl --steps 1 --out tmp 2>&1 |
      grep -q "^1 records had nothing to train and were skipped, first line 1"'
 check "rows longer than the context are counted" sh -c \
-    'minimind sft --model model --data world/sft.jsonl --seq 20 --steps 1 --out tmp 2>&1 |
-     grep -q "rows were longer than 20 tokens and cut"'
+    'minimind sft --model model --data world/sft.jsonl --seq 32 --steps 1 --out tmp 2>&1 |
+     grep -q "rows were longer than 32 tokens and cut"'
 refuses "an answer cut off by the context" "nothing to train" \
     minimind sft --model model --data world/sft.jsonl --seq 3
 if [ -d "$shared/data" ]; then
     real="$shared/data"
     for f in sft reason reason_fields minimind_lora_identity minimind_r1_mix_1024; do
-        check "sft on ../shared/data/$f.jsonl" minimind sft --tokenizer "$real/minimind_tokenizer.json" \
-            --data "$real/$f.jsonl" --steps 1 --seq 64 --out tmp --hidden-size 32
+        check "sft on ../shared/data/$f.jsonl" minimind sft --data "$real/$f.jsonl" --steps 1 \
+            --tokenizer "$real/minimind_tokenizer.json" --seq 64 --out tmp --hidden-size 32
     done
-    check "dpo on ../shared/data/dpo.jsonl" minimind dpo --model tmp --data "$real/dpo.jsonl" --steps 1 \
-        --seq 64 --batch 2 --out tmp2
+    check "dpo on ../shared/data/dpo.jsonl" minimind dpo --model tmp --data "$real/dpo.jsonl" \
+        --steps 1 --seq 64 --batch 2 --out tmp2
     check "grpo on ../shared/data/grpo_math.jsonl" minimind grpo --model tmp --steps 1 --batch 1 \
         --data "$real/grpo_math.jsonl" --num-generations 2 --max-new-tokens 8 --out tmp2
     check "choice on ../shared/data/mc_zh.jsonl" minimind eval --model tmp --task choice \

@@ -153,7 +153,8 @@ static void make_dir(const char *path) {
     for (size_t i = 0, n = strlen(path); i < n; i++) {
         text_append(&t, path + i, 1);
         bool whole = i + 1 == n || path[i + 1] == '/';
-        if (whole && mkdir(t.s, 0777) && errno != EEXIST && !error) error = errno; // the first reason
+        if (whole && mkdir(t.s, 0777) && errno != EEXIST && !error)
+            error = errno; // the first reason
     }
     if (stat(path, &st) || !S_ISDIR(st.st_mode))
         die("%s: no directory: %s", path, strerror(error ? error : ENOTDIR));
@@ -908,8 +909,8 @@ static void write_visible(Text *out, const char *s, size_t n) {
 // ------------------------------------------------------------------------------------------------
 // Chat. A conversation becomes one text by the template that MiniMind's models are trained with:
 //
-//     <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\nHello<|im_end|>\n
-//                                                            [trained                          ]
+//     <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\nHi<|im_end|>\n
+//                                                           [trained                       ]
 //
 // Between <think> and </think> stands the assistant's reasoning, if any. While the text is made, it
 // is noted which of it a model shall learn to say: in every turn of the assistant all that follows
@@ -1035,7 +1036,8 @@ static const char *chat_render(Chat *c, const Json *messages, const Json *tools,
             if (!before || !role_is(before, "tool")) chat_add(c, "<|im_start|>user");
             text_printf(&c->text, "\n<tool_response>\n%s\n</tool_response>", content);
             if (!m->next || !role_is(m->next, "tool")) chat_add(c, "<|im_end|>\n");
-        } else text_printf(&c->text, "<|im_start|>%s\n%s<|im_end|>\n", json_text(m, "role"), content);
+        } else
+            text_printf(&c->text, "<|im_start|>%s\n%s<|im_end|>\n", json_text(m, "role"), content);
     }
     if (prompt) chat_add(c, "<|im_start|>assistant\n<think>\n");
     if (prompt && !think) chat_add(c, "\n</think>\n\n");
@@ -1685,8 +1687,8 @@ static void show_record(Tokenizer *t, const Reader *r, Text *out) {
         next = &t->token[ids.id[i + 1] & ~TRAINED];
         write_visible(&piece, token->s, token->len);
         write_visible(&target, next->s, next->len);
-        text_printf(out, "%-8d %-24s %-6d %s\n", ids.id[i] & ~TRAINED, piece.s ? piece.s : "", trained,
-                    trained ? target.s : "-");
+        text_printf(out, "%-8d %-24s %-6d %s\n", ids.id[i] & ~TRAINED, piece.s ? piece.s : "",
+                    trained, trained ? target.s : "-");
         free(piece.s);
         free(target.s);
     }
