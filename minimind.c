@@ -3358,6 +3358,20 @@ static void check_gradients(Tally *tally, const char *name, const char *fields, 
     batch_free(&b), acts_free(a), model_free(m);
 }
 
+// Margins of +-1000, where e^margin overflows: the loss is 0 and 1000, its slope 0 and beta.
+static void check_margins(Tally *tally) {
+    Options o = default_options();
+    for (int sign = -1; sign <= 1; sign += 2) {
+        float logp[2] = {0, 0}, dlogp[2];
+        double ref[2] = {-sign * 5000 / o.beta * 0.2, 0}, stat[STATS] = {0};
+        Batch b = {.rows = 2, .T = 1, .ref_sum = ref, .n_targets = 2};
+        double loss = dpo_loss(dlogp, logp, (int[]){0, 1}, 2, &b, &o, stat);
+        double want = sign > 0 ? 0 : 1000, slope = sign > 0 ? 0 : o.beta;
+        report(tally, sign > 0 ? "DPO, margin 1000" : "DPO, margin -1000",
+               worse(fabs(loss - want) / 1000, fabs(dlogp[0] + slope) + fabs(dlogp[1] - slope)), 1e-6);
+    }
+}
+
 // Decoding through the KV cache against the full forward pass, which sees all tokens at once. Two
 // sequences of different lengths share each step, in slots that are not in their order.
 static void check_decoding(Tally *tally, const char *name, const char *fields) {
@@ -5236,14 +5250,14 @@ static void cmd_run(const Options *given) {
     o.model = o.out, o.tokenizer = NULL, o.out = "out/sft", o.eval_every = 0;
     o.data = "out/world/sft.jsonl,out/world/again.jsonl",
     o.held_out = "out/world/sft_held_out.jsonl";
-    o.steps = 0, o.epochs = 4, o.batch = 16, o.lr = 1e-3, o.warmup = 20;
+    o.steps = 0, o.epochs = 4, o.batch = 16, o.lr = 1e-3, o.warmup = 20, o.weight_decay = 0.3;
     run_stage(&stages[1], o, NULL);
     s[2] = milestone("sft", o.out, given);
 
     fprintf(stderr, "\n4. DPO: which of two manners of answering is preferred\n");
     o.model = o.out, o.out = "out/dpo";
     o.data = "out/world/dpo.jsonl", o.held_out = "out/world/dpo_held_out.jsonl";
-    o.epochs = 1, o.batch = 8, o.lr = 6e-5, o.warmup = 5, o.beta2 = 0.999;
+    o.epochs = 1, o.batch = 8, o.lr = 6e-5, o.warmup = 5, o.beta2 = 0.999, o.weight_decay = 0;
     run_stage(&stages[2], o, NULL);
     s[3] = milestone("dpo", o.out, given);
 
@@ -5251,7 +5265,7 @@ static void cmd_run(const Options *given) {
     o.model = o.out, o.out = "out/think";
     o.data = "out/world/reason.jsonl,out/world/keep.jsonl,out/world/again.jsonl";
     o.held_out = "out/world/reason_held_out.jsonl";
-    o.epochs = 1, o.batch = 16, o.lr = 2e-3, o.warmup = 20, o.beta2 = 0.99;
+    o.epochs = 1, o.batch = 16, o.lr = 2e-3, o.warmup = 20, o.beta2 = 0.99, o.weight_decay = 0.1;
     run_stage(&stages[1], o, NULL);
     s[4] = milestone("think", o.out, given);
 
@@ -5314,7 +5328,7 @@ static void cmd_help(const Options *o) {
 static int cmd_check(int n, char **files) {
     Tally tally = {0};
     for (int i = 0; i < n; i++) check_golden(files[i], &tally);
-    if (n == 0) check_kernels(&tally), check_packing(&tally);
+    if (n == 0) check_kernels(&tally), check_packing(&tally), check_margins(&tally);
     for (size_t i = 0; n == 0 && i < sizeof check_variant / sizeof *check_variant; i++) {
         check_decoding(&tally, check_variant[i][0], check_variant[i][1]);
         check_gradients(&tally, check_variant[i][0], check_variant[i][1], next_token_loss, "");

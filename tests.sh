@@ -281,7 +281,8 @@ echo '{"question": "How?", "choices": ["so", "not so at all"], "answer": 1}' >mc
 says "eval --task choice" "questions 1" sh -c \
     'minimind eval --model sft --task choice --data mc.jsonl | awk "NR == 1 {print \$1, \$2}"'
 check "chat, piped" sh -c 'printf "Hello\n/think\n/stats\nWho?\n/quit\nno\n" |
-    minimind chat --model sft --max-new-tokens 20 2>err.txt | grep -q . && grep -q "1 turns" err.txt'
+    minimind chat --model sft --max-new-tokens 20 2>err.txt | grep -q . &&
+    grep -q "1 turns" err.txt'
 for bad in '{"conversations": []}' '{"text": 5}' \
     '{"conversations": [{"role": "elf", "content": "x"}]}'; do
     printf '%s\n' "$bad" >bad.jsonl
