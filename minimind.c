@@ -3367,8 +3367,9 @@ static void check_margins(Tally *tally) {
         Batch b = {.rows = 2, .T = 1, .ref_sum = ref, .n_targets = 2};
         double loss = dpo_loss(dlogp, logp, (int[]){0, 1}, 2, &b, &o, stat);
         double want = sign > 0 ? 0 : 1000, slope = sign > 0 ? 0 : o.beta;
+        double error = fabs(dlogp[0] + slope) + fabs(dlogp[1] - slope);
         report(tally, sign > 0 ? "DPO, margin 1000" : "DPO, margin -1000",
-               worse(fabs(loss - want) / 1000, fabs(dlogp[0] + slope) + fabs(dlogp[1] - slope)), 1e-6);
+               worse(fabs(loss - want) / 1000, error), 1e-6);
     }
 }
 
@@ -4954,7 +4955,7 @@ static void cmd_chat(const Options *given) {
         else if (*line == '/') fprintf(stderr, "%s: no such command\n", line);
         if (*line == '/') continue;
         size_t before = said.len;
-        text_append(&said, ", {\"role\": \"user\", \"content\": ", 31);
+        text_printf(&said, ", {\"role\": \"user\", \"content\": ");
         json_write_string(&said, line, n);
         char *list = format("[%s%s%s%s}]", system.len ? "{\"role\": \"system\", \"content\": " : "",
                             system.len ? system.s : "", system.len ? "}" : "",
@@ -4975,7 +4976,7 @@ static void cmd_chat(const Options *given) {
             tokens += answer_aloud(m, tok, &x, &o), spent += seconds() - start, turns++;
             bool form;
             char *text = answer_text(tok, &x, o.think, &form);
-            text_append(&said, "}, {\"role\": \"assistant\", \"content\": ", 37);
+            text_printf(&said, "}, {\"role\": \"assistant\", \"content\": ");
             json_write_string(&said, text, strlen(text));
             text_append(&said, "}", 1);
             free(text);
