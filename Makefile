@@ -14,13 +14,14 @@ minimind: minimind.c tokenizer.c
 tokenizer: tokenizer.c
 	$(CC) $(CFLAGS) -o $@ tokenizer.c
 
-run: minimind                   # a world, a tokenizer, a model that learns it
+run: minimind                   # the whole story: a world, and a model that learns it
 	./minimind
 
 check: minimind                 # every gradient, and the golden numbers
 	./minimind check
 	./minimind check $(addprefix notes/golden/,a_dense.txt b_moe_top1.txt c_moe_top2.txt \
-	  d_shared_expert.txt e_yarn.txt f_odd_shapes.txt g_moe_top1_raw.txt rope.txt lr.txt sampling.txt)
+	  d_shared_expert.txt e_yarn.txt f_odd_shapes.txt g_moe_top1_raw.txt dpo.txt dpo_moe.txt \
+	  grpo.txt grpo_moe.txt cispo.txt rope.txt lr.txt sampling.txt)
 
 bench: minimind                 # how fast it is, and what of that is the machine
 	./minimind bench

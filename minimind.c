@@ -5126,7 +5126,8 @@ typedef struct {
     double value[METRICS], floor; // floor: of the bits per byte
 } Milestone;
 
-// Greedy answers to the same three questions: two of held-out facts and a held-out sum.
+// How it goes on with two beginnings, and greedy answers to the same three questions: two of held-out
+// facts and a held-out sum.
 static void show_answers(const Model *m, Tokenizer *tok, const Tasks *facts, const Tasks *sums) {
     const struct {
         const Tasks *t;
@@ -5144,9 +5145,23 @@ static void show_answers(const Model *m, Tokenizer *tok, const Tasks *facts, con
         const char *question = strstr(t.s, "user\n") + strlen("user\n");
         printf("    %.*s", (int)(strstr(question, "<|im_end|>") - question), question);
         t.len = 0;
+        text_append(&t, " -> ", 4);
         write_visible(&t, said, strlen(said));
-        printf(" -> %s\n", t.s);
+        printf("%s\n", t.s);
         free(t.s), free(said);
+    }
+    for (int k = 0; k < 2; k++) {
+        const char *beginning = k ? "有一天" : "One day";
+        Ids ids = {0};
+        Text t = {0};
+        char *said, *none = "";
+        ids_push(&ids, tok->bos);
+        tokenizer_encode(tok, beginning, strlen(beginning), true, &ids);
+        solve(m, tok, &(Tasks){1, &ids, &none, ids.n}, false, 60, NULL, &said);
+        text_append(&t, beginning, strlen(beginning));
+        write_visible(&t, said, strlen(said));
+        printf("    %s\n", t.s);
+        free(ids.id), free(t.s), free(said);
     }
     fflush(stdout);
 }
@@ -5244,6 +5259,7 @@ static void cmd_run(const Options *given) {
     o.steps = 2800, o.lr = 3e-3, o.warmup = 50, o.eval_every = 700, o.out = "out/pretrain";
     run_stage(&stages[0], o, NULL);
     s[1] = milestone("pretrain", o.out, given);
+    fprintf(stderr, "%.0f seconds so far\n", seconds() - start);
 
     fprintf(
         stderr,

@@ -27,7 +27,7 @@
 //
 // Everything is done exactly as Hugging Face's `tokenizers` does it. An error ends the program with
 // one line that says what is wrong and where. Contents: helpers, UTF-8, JSON, records, tables,
-// pre-tokens, encoding, decoding, files, training, the command line.
+// pre-tokens, encoding, decoding, chat, files, training, the command line.
 
 #ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE // POSIX, under -std=c11 too
