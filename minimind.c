@@ -5126,8 +5126,8 @@ typedef struct {
     double value[METRICS], floor; // floor: of the bits per byte
 } Milestone;
 
-// How it goes on with two beginnings, and greedy answers to the same three questions: two of held-out
-// facts and a held-out sum.
+// How it goes on with two beginnings, and greedy answers to the same three questions: two of
+// held-out facts and a held-out sum.
 static void show_answers(const Model *m, Tokenizer *tok, const Tasks *facts, const Tasks *sums) {
     const struct {
         const Tasks *t;
