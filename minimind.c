@@ -353,6 +353,16 @@ static inline float fast_exp(float x) {
     return float_of((bits & nan) | (bits_of(p) & ~nan));
 }
 
+// sqrt(x) for x >= 0 to float accuracy: a call of sqrtf may have to set errno, which forbids vector
+// code too. Half the exponent with a minus sign is a first guess at 1 / sqrt(x), good to 4 %, and
+// each step of Newton's method squares the error.
+static inline float fast_sqrt(float x) {
+    if (sizeof(float) == 8) return sqrt(x);
+    float y = float_of(0x5F375A86 - (bits_of(x) >> 1)); // of 0 it is large, and 0 * y is 0
+    for (int step = 0; step < 3; step++) y = y * (1.5f - 0.5f * x * y * y);
+    return x * y;
+}
+
 static float row_max(const float *x, size_t n) {
     enum { W = 16 };
     float lane[W], max = x[0];
@@ -395,21 +405,20 @@ typedef struct { // a parameter of the model
     float *scale;         // by one scale for each BLOCK of them; (rows, cols / BLOCK), or NULL
 } Tensor;
 
-// Packed weights. The numbers of a row stand in groups of 16 words, and a word does not hold
-// neighbours but numbers i, 16 + i, 32 + i ... of its group: one shift turns 16 words into 16
-// floats, without crossing lanes. In bf16 a number is the upper half of a float. In int8 it is a
+// Packed weights. A row is cut into groups that fill LANES words, and a word does not hold
+// neighbours but numbers i, LANES + i, 2 LANES + i ... of its group: one shift turns all words into
+// floats, each in its own lane. In bf16 a number is the upper half of a float. In int8 it is a
 // whole number, and read as one it brings along the bits below it, a fraction from 0 to 1 that
 // tensor_pack() has reckoned with: nothing needs to be masked out.
-enum { WORDS = 16, BLOCK = 4 * WORDS };
-typedef uint32_t Words __attribute__((vector_size(WORDS * sizeof(uint32_t))));
-typedef int32_t Wholes __attribute__((vector_size(WORDS * sizeof(int32_t))));
-typedef float Floats __attribute__((vector_size(WORDS * sizeof(float))));
+enum { BLOCK = 64 };
+typedef uint32_t Words __attribute__((vector_size(LANES * sizeof(uint32_t))));
+typedef int32_t Wholes __attribute__((vector_size(LANES * sizeof(int32_t))));
 
 // Number k of each word, times 2^24 if it is int8. Every call has constant bits.
-static inline Floats unpack(Words v, int k, const int bits) {
-    if (bits == 8) return __builtin_convertvector((Wholes)(v << (24 - 8 * k)), Floats);
+static inline Lanes unpack(Words v, int k, const int bits) {
+    if (bits == 8) return __builtin_convertvector((Wholes)(v << (24 - 8 * k)), Lanes);
     Words half = k ? v & 0xFFFF0000 : v << 16;
-    Floats x = {0};
+    Lanes x = {0};
     memcpy(&x, &half, sizeof half);
     return x;
 }
@@ -420,20 +429,20 @@ static inline float packed_row(const Tensor *w, size_t row, const float *x, floa
     const int numbers = 32 / bits;
     const uint32_t *word = w->word + row * w->cols / numbers;
     const float *scale = w->scale + row * w->cols / BLOCK;
-    Floats acc = {0}, f;
-    for (size_t i = 0; i < w->cols; i += numbers * WORDS, word += WORDS) {
-        float s = bits == 8 ? *scale++ : 1;
-        Floats sum = {0};
+    Lanes acc = {0};
+    for (size_t i = 0; i < w->cols; i += numbers * LANES, word += LANES) {
+        float s = bits == 8 ? scale[i / BLOCK] : 1;
+        Lanes sum = {0};
         Words v;
         memcpy(&v, word, sizeof v);
-        for (int k = 0; k < numbers; k++)
-            if (to) f = s * unpack(v, k, bits), memcpy(to + i + k * WORDS, &f, sizeof f);
-            else memcpy(&f, x + i + k * WORDS, sizeof f), sum += f * unpack(v, k, bits);
+        for (int k = 0; k < numbers; k++) {
+            Lanes number = unpack(v, k, bits);
+            if (!to) sum += load(x + i + k * LANES) * number;
+            else number *= s, memcpy(to + i + k * LANES, &number, sizeof number);
+        }
         acc += s * sum;
     }
-    float sum = 0;
-    for (size_t j = 0; j < WORDS; j += LANES) sum += total(load((const float *)&acc + j));
-    return sum;
+    return total(acc);
 }
 
 static float packed_dot(const Tensor *w, size_t row, const float *x) {
@@ -1154,11 +1163,11 @@ static void model_allocate(Model *m, bool training, int bits) {
 // block of int8 the largest number becomes 127, and nobody's error exceeds 1/254 of it: the whole
 // number is chosen that comes nearest together with the bits below it, as unpack() reads them.
 static void tensor_pack(Tensor *t, const float *x) {
-    size_t n = tensor_size(t), group = WORDS * 32 / t->bits;
+    size_t n = tensor_size(t), group = LANES * 32 / t->bits;
     if (t->bits == 32) memcpy(t->w, x, n * sizeof *x);
     for (size_t i = 0; t->bits < 32 && i < n; i++) {
-        int place = (int)(i % group / WORDS * t->bits);
-        uint32_t *word = &t->word[i / group * WORDS + i % WORDS], q;
+        int place = (int)(i % group / LANES * t->bits);
+        uint32_t *word = &t->word[i / group * LANES + i % LANES], q;
         if (t->bits == 16) {
             uint32_t bits = (uint32_t)bits_of(x[i]);
             q = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
@@ -1878,13 +1887,14 @@ static double schedule(double base, long step, long total, long warmup) {
 
 // The l2 norm of all gradients together, summed in double over pieces of fixed size.
 static double gradient_norm(const Model *m) {
-    enum { PIECE = 1 << 14 };
+    enum { PIECE = 1 << 12 };
     size_t pieces = (m->n_params + PIECE - 1) / PIECE;
     double *sum = xcalloc(pieces, sizeof *sum), total = 0;
     #pragma omp parallel for num_threads(n_threads)
-    for (size_t p = 0; p < pieces; p++)
-        for (size_t i = p * PIECE; i < min_size((p + 1) * PIECE, m->n_params); i++)
-            sum[p] += (double)m->grads[i] * m->grads[i];
+    for (size_t p = 0; p < pieces; p++) {
+        const float *g = m->grads + p * PIECE;
+        sum[p] = dot(g, g, min_size(PIECE, m->n_params - p * PIECE));
+    }
     for (size_t p = 0; p < pieces; p++) total += sum[p];
     free(sum);
     return sqrt(total);
@@ -1906,7 +1916,7 @@ static void adamw_step(Model *m, const AdamW *o, double norm) {
             float g = t->g[i] * scale;
             t->m[i] = b1 * t->m[i] + (1 - b1) * g;
             t->v[i] = b2 * t->v[i] + (1 - b2) * g * g;
-            t->w[i] = t->w[i] * keep - rate * t->m[i] / (sqrtf(t->v[i] * root) + eps);
+            t->w[i] = t->w[i] * keep - rate * t->m[i] / (fast_sqrt(t->v[i] * root) + eps);
             t->g[i] = 0;
         }
     }
@@ -3461,6 +3471,10 @@ static void check_kernels(Tally *tally) {
         if (y != want) worst_edge = worse(worst_edge, fabs(y - want) / (want + FLT_MIN));
     }
     report(tally, "e^x at the ends of its range, and of NaN", worst_edge, 3e-7);
+    double worst_root = fast_sqrt(0);
+    for (double x = 1e-37; x < 1e37; x *= 1.0137)
+        worst_root = worse(worst_root, fabs(fast_sqrt((float)x) / sqrt((float)x) - 1));
+    report(tally, "square root against libm", worst_root, 3e-7);
 }
 
 // Weights in fewer bits: what comes back differs by no more than their rounding, and a product with
@@ -3490,7 +3504,7 @@ static void check_packing(Tally *tally) {
             for (size_t i = 0; i < n * OUT; i++) product = worse(product, fabs(got[i] - want[i]));
         }
         report(tally, bits == 16 ? "a product with them" : "a product with these", product, 1e-4);
-        free(m.params);
+        free(m.block[0]);
     }
 }
 
@@ -4569,6 +4583,7 @@ static void write_world(const char *dir, uint64_t seed, size_t documents) {
 static double peak_gflops(void) {
     enum { TIMES = 30000, K = 128 };
     double best = 0;
+    volatile float result; // so that a compiler cannot do without the computing
     for (int repeat = 0; repeat < 5; repeat++) {
         double start = seconds();
         #pragma omp parallel for num_threads(n_threads)
@@ -4577,24 +4592,32 @@ static double peak_gflops(void) {
             for (size_t i = 0; i < MR * K; i++) a[i] = i % 3;
             for (size_t i = 0; i < K * NR; i++) b[i] = i % 5;
             for (int i = 0; i < TIMES; i++)
-                multiply_panels(c, NR, MR, NR, plain(a, K), b, K, false);
+                multiply_panels(c, NR, MR, NR, plain(a, K), b, K, true);
+            result = c[t];
         }
         best = fmax(best, 2e-9 * MR * NR * K * TIMES * n_threads / (seconds() - start));
     }
+    (void)result;
     return best;
 }
 
 // Bytes a second at which all threads together read the n words at x, each a stretch of them.
-static double memory_speed(const uint32_t *x, size_t n) {
+static double memory_speed(const float *x, size_t n) {
+    enum { WORDS = sizeof(Words) / sizeof(uint32_t) };
     double best = 0;
     volatile uint32_t result; // so that a compiler cannot do without the reading
     for (int repeat = 0; repeat < 10; repeat++) {
         double start = seconds();
-        uint32_t all = 0;
-        #pragma omp parallel for num_threads(n_threads) reduction(^ : all)
-        for (size_t i = 0; i < n; i++) all ^= x[i];
-        best = fmax(best, sizeof *x * (double)n / (seconds() - start));
-        result = all;
+        #pragma omp parallel for num_threads(n_threads)
+        for (int t = 0; t < n_threads; t++) {
+            const Words *from = (const Words *)x + n / WORDS * t / n_threads;
+            Words all[4] = {{0}};
+            for (size_t i = 0; i + 4 <= n / WORDS / n_threads; i += 4)
+                for (size_t j = 0; j < 4; j++) all[j] ^= from[i + j];
+            all[0] ^= all[1] ^ all[2] ^ all[3];
+            result = all[0][0];
+        }
+        best = fmax(best, sizeof(uint32_t) * (double)n / (seconds() - start));
     }
     (void)result;
     return best;
@@ -4678,8 +4701,9 @@ static double bench_decoding(const Model *m, size_t B, double *prefill_rate) {
 }
 
 // The share of memory speed: what decoding reads, the active weights and the KV cache of 128 tokens
-// in the mean, against the speed at which the same weights can be read at all.
+// in the mean, against the speed at which the float weights can be read at all.
 static void bench_inference(const Config *c) {
+    double memory = 0;
     for (int bits = 32; bits >= 8; bits /= 2) {
         Model *m = model_new(*c);
         model_allocate(m, false, bits);
@@ -4693,7 +4717,7 @@ static void bench_inference(const Config *c) {
         double prefill_rate, one = bench_decoding(m, 1, &prefill_rate);
         double read = (double)weight_bytes(m, bits) * active_params(m) / m->n_params +
                       2.0 * m->L * m->KV * m->D * sizeof(float) * 128;
-        double memory = memory_speed((uint32_t *)m->params, weight_bytes(m, bits) / 4);
+        if (bits == 32) memory = memory_speed(m->params, m->n_params);
         double eight = bench_decoding(m, 8, &prefill_rate);
         printf("    %-4s prefill %6.0f   decode %5.0f (%3.0f%% of the %.1f GB/s that memory gives)"
                "   8 at once %5.0f\n", bits == 32 ? "f32" : bits == 16 ? "bf16" : "int8",
