@@ -126,7 +126,7 @@ enum { VECTOR = 16, MR = 4 };
 #endif
 typedef float Lanes __attribute__((vector_size(VECTOR)));
 enum { LANES = VECTOR / sizeof(float), NR = 2 * LANES };
-enum { MC = 96, KC = 768, NC = 480 }; // of the blocks; whole panels fit into them
+enum { MC = 96, KC = 1024, NC = 384 }; // of the blocks; whole panels fit into them
 enum { THIN = 12 };                   // with fewer rows than this, packing does not pay
 
 // A matrix to be read: element (i, j) stands at at[i * row + j * col].
