@@ -94,13 +94,10 @@ static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * u
 //     weight gradient  dw (out, in) = dy^T (out, n)  * x   (n, in)
 //
 // They differ only in which operand is read transposed. So there is one product, c = a b, and its
-// operands are views: a pointer and two strides. The definition is the triple loop
-//
-//     for i < M, j < N, k < K:  c[i][j] += a[i][k] * b[k][j]
-//
-// but as written it waits for memory: each multiplication loads two numbers. The remedy is to keep
-// an MR x NR block of c in registers and to walk along k, where MR + NR loads feed MR * NR
-// multiplications (the method of Goto and van de Geijn, "Anatomy of High-Performance Matrix
+// operands are views: a pointer and two strides. The definition is the triple loop of
+// matmul_definition(), but that waits for memory: each multiplication loads two numbers. The remedy
+// is to keep an MR x NR block of c in registers and to walk along k, where MR + NR loads feed
+// MR * NR multiplications (the method of Goto and van de Geijn, "Anatomy of High-Performance Matrix
 // Multiplication", 2008):
 //
 //                    b  NR columns                 The panels are copied ("packed") first so that
@@ -140,6 +137,17 @@ static View transposed(const float *x, size_t width) { return (View){x, 1, width
 static View flip(View v) { return (View){v.at, v.col, v.row}; }
 static View part(View v, size_t i, size_t j) {
     return (View){v.at + i * v.row + j * v.col, v.row, v.col};
+}
+
+// c (M, N) = a (M, K) b (K, N), or += with add. `check` holds what follows against this.
+static void matmul_definition(size_t M, size_t N, size_t K, View a, View b, float *c, bool add) {
+    for (size_t i = 0; i < M; i++)
+        for (size_t j = 0; j < N; j++) {
+            double sum = add ? c[i * N + j] : 0;
+            for (size_t k = 0; k < K; k++)
+                sum += (double)a.at[i * a.row + k * a.col] * b.at[k * b.row + j * b.col];
+            c[i * N + j] = sum;
+        }
 }
 
 // n floats, all zero, from the beginning of a cache line on: a vector that lies across two lines
@@ -3282,6 +3290,7 @@ static const Stage stages[] = {
     {"grpo", policy_loss, 0, 1e-4, open_answers, fill_answers, measure_answers,
      {"reward", "solved", "length", "kl", "clipped"}},
 };
+
 // =================================================================================================
 // Measuring it: check
 //
@@ -3444,21 +3453,16 @@ static void check_kernels(Tally *tally) {
     for (size_t i = 0; i < sizeof size / sizeof *size * 8; i++) {
         size_t M = size[i / 8][0], N = size[i / 8][1], K = size[i / 8][2];
         float *a = xcalloc(M * K, sizeof *a), *b = xcalloc(K * N, sizeof *b);
-        float *c = xcalloc(M * N, sizeof *c);
+        float *c = xcalloc(M * N, sizeof *c), *want = xcalloc(M * N, sizeof *want);
         View va = i & 1 ? transposed(a, M) : plain(a, K);
         View vb = i & 2 ? transposed(b, K) : plain(b, N);
         for (size_t k = 0; k < M * K; k++) a[k] = normal(1, k);
         for (size_t k = 0; k < K * N; k++) b[k] = normal(2, k);
-        for (size_t k = 0; k < M * N; k++) c[k] = 1;
+        for (size_t k = 0; k < M * N; k++) c[k] = want[k] = 1;
         matmul(M, N, K, va, vb, c, i & 4);
-        for (size_t r = 0; r < M; r++)
-            for (size_t n = 0; n < N; n++) {
-                double sum = i & 4 ? 1 : 0;
-                for (size_t k = 0; k < K; k++)
-                    sum += (double)*part(va, r, k).at * *part(vb, k, n).at;
-                worst = worse(worst, fabs(sum - c[r * N + n]) / sqrt(K));
-            }
-        free(a), free(b), free(c);
+        matmul_definition(M, N, K, va, vb, want, i & 4);
+        for (size_t k = 0; k < M * N; k++) worst = worse(worst, fabs(want[k] - c[k]) / sqrt(K));
+        free(a), free(b), free(c), free(want);
     }
     report(tally, "matmul against three loops", worst, precise ? 1e-13 : 1e-5);
     for (double x = -87; x < 88; x += 0.0137)
@@ -3953,8 +3957,7 @@ static void golden_policy(Golden *g) {
     const char *const key[5] = {"completion_mask", "logp", "ref_logp", "kl", "per_token_loss"};
     for (int k = 0; k < 5; k++) v[k] = xcalloc(rows * T, sizeof *v[k]);
     golden_matrix(g, "old_logp", b.old_logp, rows, T, first, n);
-    for (size_t r = 0; r < rows;
-         r++) { // every completion token is a target at first, to see its logp
+    for (size_t r = 0; r < rows; r++) { // every completion token is a target first, to see its logp
         memcpy(b.ids + r * T, ids + r * T, T * sizeof(int));
         for (size_t t = 0; t < T; t++)
             b.target[r * T + t] = t >= first && t < T - 1 ? ids[r * T + t + 1] : -1;
@@ -4067,7 +4070,8 @@ static void check_golden(const char *path, Tally *tally) {
     printf("%s\n", path);
     if (golden_next(&g, NULL, "loss_dpo", NULL)) golden_preferences(&g);
     else if (golden_next(&g, NULL, "num_generations", NULL)) golden_policy(&g);
-    else if (golden_next(&g, NULL, "alpha", NULL) || golden_next(&g, NULL, "lora_rank", NULL)) ;
+    else if (golden_next(&g, NULL, "alpha", NULL) || golden_next(&g, NULL, "lora_rank", NULL))
+        ; // distillation and LoRA are not here yet: all their keys stay unknown
     else if (golden_next(&g, NULL, "input_ids", NULL)) golden_language_model(&g);
     else if (golden_next(&g, NULL, "table", NULL)) golden_rope(&g);
     else if (golden_next(&g, NULL, "lr", NULL)) golden_lr(&g);
@@ -4112,18 +4116,16 @@ typedef struct {
 // In a template [a|b|c] is one of its alternatives, which may hold further ones; $x is a variable,
 // also a template, or one of a list.
 static const struct List { char name; Both items; } lists[] = {
-    {'C', {"Paris|London|Rome|Berlin|Madrid|Vienna|Athens|Lima|Oslo|Cairo|Tokyo|Delhi|Quito|Dublin|"
-           "Prague|Lisbon",
+    {'C', {"Paris|London|Rome|Berlin|Madrid|Vienna|Athens|Lima|Oslo|Cairo|Tokyo|Delhi|Quito|"
+           "Dublin|Prague|Lisbon",
            "巴黎|伦敦|罗马|柏林|马德里|维也纳|雅典|利马|奥斯陆|开罗|东京|德里|基多|都柏林|布拉格|里斯本"}},
     {'a', {"cat|dog|fox|bear|rabbit|duck|horse|cow|wolf|sheep|mouse|goat|owl|frog|pig|deer",
            "猫|狗|狐狸|熊|兔子|鸭子|马|牛|狼|绵羊|老鼠|山羊|猫头鹰|青蛙|猪|鹿"}},
     {'J', {"teacher|doctor|nurse|cook|farmer|singer|painter|writer|driver|pilot|baker|dancer|"
-           "lawyer|"
-           "judge|sailor|tailor",
+           "lawyer|judge|sailor|tailor",
            "老师|医生|护士|厨师|农民|歌手|画家|作家|司机|飞行员|面包师|舞蹈家|律师|法官|水手|裁缝"}},
     {'F', {"rice|noodles|soup|bread|fish|cheese|eggs|cake|apples|pears|grapes|tofu|beans|corn|"
-           "honey|"
-           "salad",
+           "honey|salad",
            "米饭|面条|热汤|面包|鱼|奶酪|鸡蛋|蛋糕|苹果|梨子|葡萄|豆腐|豆子|玉米|蜂蜜|沙拉"}},
     {'l', {"forest|valley|desert|field|garden|swamp|cave|village",
            "森林|山谷|沙漠|田野|花园|沼泽|山洞|村庄"}},
@@ -4215,89 +4217,81 @@ static const struct Kind {
     } property[3];
 } kinds[] = {
     {{"Anna|Adam|Bella|Bob|Clara|Carl|Diana|David|Emma|Eric|Fiona|Frank|Grace|George|Helen|Henry|"
-      "Iris|"
-      "Ivan|Julia|Jack|Kate|Kevin|Lily|Leo|Mary|Mark|Nora|Nick|Olga|Oscar|Paula|Peter|Rosa|Robert|"
-      "Sarah|Simon|Tina|Tom|Vera|Victor",
-      "小红|小明|秀英|建国|丽丽|大伟|春梅|志强|小芳|国庆|玉兰|文杰|雪梅|海涛|桂花|永强|小燕|天宇|美玲|立新|"
-      "月娥|俊峰|佳佳|浩然|婷婷|志远|素珍|德华|小兰|长江|金凤|少华|文静|铁柱|翠花|阿强|思思|子轩|巧云|"
-      "老王"}, 0,
-     {"This is $n.|Do you know $n?|Let me tell you about $n.|My friend is called $n.",
-      "这是$n。|你认识$n吗？|我来说说$n。|我的朋友叫$n。"},
+      "Iris|Ivan|Julia|Jack|Kate|Kevin|Lily|Leo|Mary|Mark|Nora|Nick|Olga|Oscar|Paula|Peter|Rosa|"
+      "Robert|Sarah|Simon|Tina|Tom|Vera|Victor",
+      "小红|小明|秀英|建国|丽丽|大伟|春梅|志强|小芳|国庆|玉兰|文杰|雪梅|海涛|桂花|永强|小燕|天宇|"
+      "美玲|立新|月娥|俊峰|佳佳|浩然|婷婷|志远|素珍|德华|小兰|长江|金凤|少华|文静|铁柱|翠花|阿强|"
+      "思思|子轩|巧云|老王"}, 0,
+     {"This is $n.|Do you know $n?|Let me tell you about $n.|My friend is called $n.|Who is $n?|"
+      "What about $n?|Tell me about $n.|Where is $n?",
+      "这是$n。|你认识$n吗？|我来说说$n。|我的朋友叫$n。|谁是$n？|$n怎么样？|告诉我$n的事。|$n在哪里？"},
      {"$w $s [bought|found|lost|sold|painted|washed|hid|broke] a $k $x.",
       "$w$s[买了|找到|弄丢了|卖掉|画了|洗了|藏起|打破了]一个$k的$x。"},
-     {{'C', {"$S lives in $v.|$H home is in $v.|$S has a house in $v.|You can find $o in $v.|Every "
-             "evening $s goes home to $v.|$v is where $s lives.",
-             "$S住在$v。|$S的家在$v。|$S在$v有一座房子。|你可以在$v找到$s。|每天晚上$s回到$v的家。|"
-             "$v是$s居住的城市。"},
-       {"Where does $n live?|Which city does $n live in?|Where is the home of $n?|Tell me where $n "
-        "lives.", "$n住在哪里？|$n住在哪个城市？|$n的家在哪里？|告诉我$n住在哪里。"}},
+     {{'C', {"$S lives in $v.|$H home is in $v.|$S has a house in $v.|You can find $o in $v.|"
+             "Every evening $s goes home to $v.|$v is where $s lives.",
+             "$S住在$v。|$S的家在$v。|$S在$v有一座房子。|你可以在$v找到$s。|"
+             "每天晚上$s回到$v的家。|$v是$s居住的城市。"},
+       {"Where does $n live?|Which city does $n live in?|Where is the home of $n?|"
+        "Tell me where $n lives.", "$n住在哪里？|$n住在哪个城市？|$n的家在哪里？|告诉我$n住在哪里。"}},
       {'J', {"$S works as a $v.|$S is a $v.|$S has been a $v for years.|$H job is to be a $v.|"
-             "Every "
-             "day $s works hard as a $v.|Everyone knows that $s is a $v.",
-             "$S是一名$v。|$S的工作是$v。|$S当$v很多年了。|每天$s都做$v的工作。|大家都知道$s是$v。|"
-             "$S靠当$v挣钱。"},
-       {"What does $n work as?|What is the job of $n?|What does $n do for a living?|Tell me the "
-        "job "
-        "of $n.", "$n是做什么的？|$n的工作是什么？|$n靠什么挣钱？|告诉我$n的工作。"}},
-      {'F', {"$S likes to eat $v.|$H favourite food is $v.|$S eats $v every day.|For dinner $s "
-             "always "
-             "has $v.|$S loves $v more than anything.|Nothing makes $o happier than $v.",
-             "$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|晚饭$s总是吃$v。|没有什么比$v更让$s开心。|"
-             "$S从小就爱吃$v。"},
-       {"What does $n like to eat?|What is the favourite food of $n?|What does $n eat?|Tell me "
-        "what "
-        "$n likes to eat.", "$n喜欢吃什么？|$n最爱的食物是什么？|$n每天吃什么？|告诉我$n喜欢吃什么。"}}}},
+             "Every day $s works hard as a $v.|Everyone knows that $s is a $v.",
+             "$S是一名$v。|$S的工作是$v。|$S当$v很多年了。|每天$s都做$v的工作。|"
+             "大家都知道$s是$v。|$S靠当$v挣钱。"},
+       {"What does $n work as?|What is the job of $n?|What does $n do for a living?|"
+        "Tell me the job of $n.", "$n是做什么的？|$n的工作是什么？|$n靠什么挣钱？|告诉我$n的工作。"}},
+      {'F', {"$S likes to eat $v.|$H favourite food is $v.|$S eats $v every day.|"
+             "For dinner $s always has $v.|$S loves $v more than anything.|"
+             "Nothing makes $o happier than $v.",
+             "$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|晚饭$s总是吃$v。|"
+             "没有什么比$v更让$s开心。|$S从小就爱吃$v。"},
+       {"What does $n like to eat?|What is the favourite food of $n?|What does $n eat?|"
+        "Tell me what $n likes to eat.", "$n喜欢吃什么？|$n最爱的食物是什么？|$n每天吃什么？|告诉我$n喜欢吃什么。"}}}},
     {{NULL, NULL}, 'a',
      {"Look at the $n.|What do we know about the $n?|Here comes the $n.|I like the $n.",
       "看看$n。|我们来认识$n。|看，$n来了。|我喜欢$n。"},
      {"$w $s [saw|chased|followed|heard|met|woke|helped|lost] a $k $a.",
       "$w$s[看见|追赶|跟着|听见|遇到|吵醒|帮助|丢下]一只$k的$a。"},
-     {{'l', {"$S lives in the $v.|$H home is the $v.|$S sleeps in the $v.|You can find $o in the "
-             "$v.|At "
-             "night $s goes back to the $v.|The $v is where $s lives.",
+     {{'l', {"$S lives in the $v.|$H home is the $v.|$S sleeps in the $v.|"
+             "You can find $o in the $v.|At night $s goes back to the $v.|"
+             "The $v is where $s lives.",
              "$S住在$v里。|$S的家是$v。|$S在$v里睡觉。|你可以在$v里找到$s。|夜里$s回到$v。|$v是$s生活的地方。"},
-       {"Where does the $n live?|Where is the home of the $n?|Where does the $n sleep?|Tell me "
-        "where "
-        "the $n lives.", "$n住在哪里？|$n的家在哪里？|$n在哪里睡觉？|告诉我$n住在哪里。"}},
-      {'k', {"$S is $v.|$H colour is $v.|$S has a $v back.|You know $o by the colour $v.|From "
-             "head to "
-             "tail $s is $v.|Its coat looks $v.",
+       {"Where does the $n live?|Where is the home of the $n?|Where does the $n sleep?|"
+        "Tell me where the $n lives.", "$n住在哪里？|$n的家在哪里？|$n在哪里睡觉？|告诉我$n住在哪里。"}},
+      {'k', {"$S is $v.|$H colour is $v.|$S has a $v back.|You know $o by the colour $v.|"
+             "From head to tail $s is $v.|Its coat looks $v.",
              "$S是$v的。|$S的颜色是$v。|$S的背是$v的。|看到$v就认得$s。|从头到尾$s都是$v。|毛皮看起来是$v。"},
-       {"What colour is the $n?|What is the colour of the $n?|Which colour does the $n have?|Tell "
-        "me "
-        "the colour of the $n.", "$n是什么颜色的？|$n的颜色是什么？|$n的背是什么颜色？|告诉我$n的颜色。"}},
-      {'F', {"$S likes to eat $v.|$H favourite food is $v.|$S eats $v every day.|In the morning $s "
-             "looks for $v.|$S would do anything for $v.|Give $o some $v.",
+       {"What colour is the $n?|What is the colour of the $n?|Which colour does the $n have?|"
+        "Tell me the colour of the $n.", "$n是什么颜色的？|$n的颜色是什么？|$n的背是什么颜色？|告诉我$n的颜色。"}},
+      {'F', {"$S likes to eat $v.|$H favourite food is $v.|$S eats $v every day.|"
+             "In the morning $s looks for $v.|$S would do anything for $v.|Give $o some $v.",
              "$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|早上$s去找$v。|为了$v$s什么都肯做。|"
              "给$s一些$v吧。"},
-       {"What does the $n like to eat?|What is the favourite food of the $n?|What does the $n eat?|"
-        "Tell me what the $n likes to eat.",
+       {"What does the $n like to eat?|What is the favourite food of the $n?|"
+        "What does the $n eat?|Tell me what the $n likes to eat.",
         "$n喜欢吃什么？|$n最爱的食物是什么？|$n每天吃什么？|告诉我$n喜欢吃什么。"}}}},
     {{NULL, NULL}, 'C',
      {"Welcome to $n.|Have you been to $n?|This book is about $n.|We are going to $n.",
       "欢迎来到$n。|你去过$n吗？|这本书讲的是$n。|我们要去$n。"},
      {"$w a $z $k $a was seen near $o.", "$w有一只$z$k的$a来到$s旁边。"},
-     {{'W', {"$S lies by the $v.|$H houses stand near the $v.|$S was built at the $v.|You see the "
-             "$v "
-             "from $o.|In summer all of $o meets at the $v.|A $v is close to $o.",
+     {{'W', {"$S lies by the $v.|$H houses stand near the $v.|$S was built at the $v.|"
+             "You see the $v from $o.|In summer all of $o meets at the $v.|A $v is close to $o.",
              "$S在$v边。|$S的房子靠近$v。|$S建在$v旁。|从$s看得到$v。|夏天$s的人都去$v边。|$v就在$s旁边。"},
-       {"Which water does $n lie by?|What water is close to $n?|Where was $n built?|Tell me which "
-        "water is near $n.", "$n在什么水边？|$n靠近什么？|$n建在哪里？|告诉我$n旁边是什么水。"}},
-      {'G', {"$S is known for its $v.|$H pride is its $v.|$S has the best $v.|People come to $o "
-             "for the "
-             "$v.|In old songs $s is praised for its $v.|You will love the $v of $o.",
+       {"Which water does $n lie by?|What water is close to $n?|Where was $n built?|"
+        "Tell me which water is near $n.", "$n在什么水边？|$n靠近什么？|$n建在哪里？|告诉我$n旁边是什么水。"}},
+      {'G', {"$S is known for its $v.|$H pride is its $v.|$S has the best $v.|"
+             "People come to $o for the $v.|In old songs $s is praised for its $v.|"
+             "You will love the $v of $o.",
              "$S以$v闻名。|$S的骄傲是$v。|$S有最好的$v。|人们为了$v来到$s。|老歌里唱着$s的$v。|"
              "你会爱上$s的$v。"},
-       {"What is $n known for?|What is the pride of $n?|Why do people come to $n?|Tell me what $n "
-        "is "
-        "known for.", "$n以什么闻名？|$n的骄傲是什么？|人们为什么来$n？|告诉我$n以什么闻名。"}},
-      {'K', {"$S is a $v place.|$H weather is $v.|$S has $v days all year.|The wind brings $v "
-             "days to "
-             "$o.|Even in spring $s is $v.|They say that $s is always $v.",
-             "$S是个$v的地方。|$S的天气$v。|$S全年都很$v。|风给$s带来$v的日子。|就算春天$s也很$v。|"
-             "人们说$s总是很$v。"},
-       {"How is the weather in $n?|What kind of place is $n?|What are the days like in $n?|Tell me "
-        "about the weather in $n.", "$n的天气怎么样？|$n是个什么样的地方？|$n全年怎么样？|告诉我$n的天气。"}}}},
+       {"What is $n known for?|What is the pride of $n?|Why do people come to $n?|"
+        "Tell me what $n is known for.", "$n以什么闻名？|$n的骄傲是什么？|人们为什么来$n？|告诉我$n以什么闻名。"}},
+      {'K', {"$S is a $v place.|$H weather is $v.|$S has $v days all year.|"
+             "The wind brings $v days to $o.|Even in spring $s is $v.|"
+             "They say that $s is always $v.",
+             "$S是个$v的地方。|$S的天气$v。|$S全年都很$v。|风给$s带来$v的日子。|"
+             "就算春天$s也很$v。|人们说$s总是很$v。"},
+       {"How is the weather in $n?|What kind of place is $n?|What are the days like in $n?|"
+        "Tell me about the weather in $n.", "$n的天气怎么样？|$n是个什么样的地方？|$n全年怎么样？|告诉我$n的天气。"}}}},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
@@ -4363,21 +4357,20 @@ static void tell_story(World *w) {
                             {"showed it the way to the $h", "带它走回$h"}};
     static Both fixed[3] = {{"$l", "$l"}, {"$k", "$k"}, {"$a", "$a"}}; // drawn once for the story
     static Both story = {
-        "[One day|One morning|Last week|In the spring|Long ago|After the rain] $n [went|walked|"
-        "ran|rode] "
-        "to the $h with a $k $x [to play|to rest|to pick flowers|all alone]. [There|On the way|"
-        "Near a "
-        "tree|Behind a stone] $s [saw|met|found|heard] a $z $c $b. The $b was $d. So $n $e. [The "
-        "$b was "
-        "happy again.|\"Thank you,\" said the $b.|The $b jumped for joy.|The $b smiled.] [From "
-        "that day "
-        "on they were friends.|Then they [sang|danced|laughed|played] together.|In the evening $s "
-        "went "
-        "home.|The next day $s came back.]",
-        "[有一天|一天早上|上个星期|春天里|很久以前|雨停以后]，$n带着$k的$x[去|走到|跑到|骑车到]$h[玩|休息|"
-        "采花|散步]。[在那里|在路上|在树边|在石头后面]，$s[看见|遇到|发现|听见]一只$z$c的$b。$b$d。于是"
-        "$n$e。[$b又高兴了。|“谢谢你。”$b说。|$b高兴得跳起来。|$b笑了。][从那天起他们成了朋友。|然后他们一起"
-        "[唱歌|跳舞|大笑|玩耍]。|晚上$s回家了。|第二天$s又来了。]"};
+        "[One day|One morning|Last week|In the spring|Long ago|After the rain] $n "
+        "[went|walked|ran|rode] to the $h with a $k $x "
+        "[to play|to rest|to pick flowers|all alone]. "
+        "[There|On the way|Near a tree|Behind a stone] $s [saw|met|found|heard] a $z $c $b. "
+        "The $b was $d. So $n $e. "
+        "[The $b was happy again.|\"Thank you,\" said the $b.|The $b jumped for joy.|"
+        "The $b smiled.] "
+        "[From that day on they were friends.|Then they [sang|danced|laughed|played] together.|"
+        "In the evening $s went home.|The next day $s came back.]",
+        "[有一天|一天早上|上个星期|春天里|很久以前|雨停以后]，$n带着$k的$x"
+        "[去|走到|跑到|骑车到]$h[玩|休息|采花|散步]。"
+        "[在那里|在路上|在树边|在石头后面]，$s[看见|遇到|发现|听见]一只$z$c的$b。$b$d。于是$n$e。"
+        "[$b又高兴了。|“谢谢你。”$b说。|$b高兴得跳起来。|$b笑了。]"
+        "[从那天起他们成了朋友。|然后他们一起[唱歌|跳舞|大笑|玩耍]。|晚上$s回家了。|第二天$s又来了。]"};
     size_t start = w->text.len, need;
     set_thing(w, 0, pick(w, things(&kinds[0], w->zh)), false);
     for (int i = 0; i < 3; i++) {
@@ -4472,24 +4465,25 @@ static bool world_question(World *w, size_t f, size_t q, bool held_out) {
     return false;
 }
 
-// Two manners of answering: with a kind word behind the answer, or without. In sft.jsonl questions
-// of even number get the first, those of odd number the second; dpo.jsonl prefers the first, and
-// keep.jsonl, for later stages, has only that.
-static Both manner = {" Happy to help!", "很高兴帮到你！"};
+// Two manners of answering: with a smile behind the answer, or without. In sft.jsonl questions
+// of even number get the first, those of odd number the second. dpo.jsonl prefers the first, and
+// asks what got the second so far: to push on where nothing has to change costs knowledge.
+// keep.jsonl, for later stages, has only the first.
+static const char manner[] = " :)";
 
 enum { SFT_FILE, KEEP_FILE, DPO_FILE, REASON_FILE, GRPO_FILE, QUESTION_FILES };
 static const char *const question_file[] = {"sft", "keep", "dpo", "reason", "grpo"};
 
 // One question and its answer, as one or, for preferences, two lists of messages.
 static void write_fact(const World *w, Text *line, int kind, bool first, bool held_out) {
-    const char *answer = w->var['A'].s, *polite = manner[w->zh];
+    const char *answer = w->var['A'].s;
     add_question(line, kind == DPO_FILE ? "chosen" : "conversations", w->text.s);
-    end_answer(line, answer, first ? polite : "");
+    end_answer(line, answer, first ? manner : "");
     if (kind == DPO_FILE) {
         text_append(line, ", ", 2);
         add_question(line, "rejected", w->text.s);
         end_answer(line, answer, "");
-    } else if (held_out) text_printf(line, ", \"gt\": [\"%s\", \"%s%s\"]", answer, answer, polite);
+    } else if (held_out) text_printf(line, ", \"gt\": [\"%s\", \"%s%s\"]", answer, answer, manner);
 }
 
 static void write_sum(Text *line, int kind, int a, int b) {
@@ -4519,6 +4513,7 @@ static void write_questions(World *w, NewFile *file, int kind, bool held_out, si
         if (facts) {
             size_t f = held_out ? i / 4 : uniform(stream, 2 * i) * facts;
             size_t q = held_out ? i % 4 : uniform(stream, 2 * i + 1) * 4;
+            if (kind == DPO_FILE && !held_out) q |= 1;
             world_question(w, f, q, held_out);
             write_fact(w, &line, kind, kind != SFT_FILE || q % 2 == 0, held_out);
         } else {
@@ -4555,15 +4550,12 @@ static void write_world(const char *dir, uint64_t seed, size_t documents) {
         new_file_done(&file);
         free(line.s);
     }
+    static const size_t share[QUESTION_FILES] = {10, 15, 60, 5, 5}; // documents for one question
     for (int kind = 0; kind < QUESTION_FILES; kind++)
         for (int held_out = 0; held_out < 2; held_out++) {
             char *path = format("%s%s.jsonl", question_file[kind], held_out ? "_held_out" : "");
             NewFile file = new_file(dir, path);
-            size_t train = documents / (kind == DPO_FILE    ? 60
-                                        : kind == SFT_FILE  ? 10
-                                        : kind == KEEP_FILE ? 15
-                                                            : 5);
-            write_questions(&w, &file, kind, held_out, held_out ? 200 : train);
+            write_questions(&w, &file, kind, held_out, held_out ? 200 : documents / share[kind]);
             new_file_done(&file);
             free(path);
         }
@@ -4892,9 +4884,8 @@ static void run_stage(const Stage *stage, Options o, bool (*enough)(Run *)) {
     one_of("loss", o.loss, "grpo cispo");
     run.tok = tokenizer_load(o.tokenizer ? o.tokenizer : o.model);
     Config c = options_config(&o, run.tok);
-    size_t context = c.max_position_embeddings, each = policy             ? o.num_generations
-                                                       : stage->unit == 2 ? 2
-                                                                          : 1;
+    size_t context = c.max_position_embeddings;
+    size_t each = policy ? o.num_generations : stage->unit == 2 ? 2 : 1; // rows of a prompt, a pair
     if (policy) {
         run.tasks = tasks_load(o.data, run.tok, o.think);
         run.held = o.held_out ? tasks_load(o.held_out, run.tok, o.think) : tasks_split(run.tasks);
@@ -4935,8 +4926,8 @@ static void run_stage(const Stage *stage, Options o, bool (*enough)(Run *)) {
     if (run.tasks) tasks_free(run.tasks), tasks_free(run.held);
     if (run.ref) model_free(run.ref);
     if (run.gen) acts_free(run.gen);
-    free(run.ref_sum), batch_free(&run.b), acts_free(run.a), model_free(run.m),
-        tokenizer_free(run.tok);
+    free(run.ref_sum), batch_free(&run.b), acts_free(run.a), model_free(run.m);
+    tokenizer_free(run.tok);
 }
 
 static void cmd_pretrain(const Options *o) { run_stage(&stages[0], *o, NULL); }
@@ -5160,7 +5151,7 @@ static Tokenizer *train_tokenizer(int vocab_size) {
 }
 
 // The measurements of the story: the same ones on the same held-out data after every stage.
-enum Metric { BITS, EXACT, POLITE, PREFERRED, AT_ONCE_RIGHT, THOUGHT_RIGHT, METRICS };
+enum Metric { BITS, EXACT, FRIENDLY, PREFERRED, AT_ONCE_RIGHT, THOUGHT_RIGHT, METRICS };
 static const char *const metric_name[METRICS] = {
     "bits_per_byte", "exact_match", "preferred_manner", "preference_accuracy", "sums_at_once",
     "sums_after_thinking"};
@@ -5229,8 +5220,7 @@ static Milestone milestone(const char *stage, const char *dir, const Options *gi
     s.value[BITS] = held.bits.value, s.floor = held.floor;
     s.value[EXACT] = solve(m, tok, facts, false, 40, NULL, said).value;
     for (size_t i = 0; i < facts->n; i++) {
-        bool polite = strstr(said[i], manner[0]) || strstr(said[i], manner[1]);
-        s.value[POLITE] += (double)polite / facts->n;
+        if (strstr(said[i], manner)) s.value[FRIENDLY] += 1.0 / facts->n;
         free(said[i]);
     }
     s.value[PREFERRED] = preference_accuracy(m, a, pairs->id, pairs->document,
@@ -5244,16 +5234,23 @@ static Milestone milestone(const char *stage, const char *dir, const Options *gi
     return s;
 }
 
-// Stops a stage of thinking as soon as three in five of some sums, of the training part, are right.
-static bool mostly_right(Run *run) {
-    Tasks *t = tasks_load("out/world/grpo.jsonl", run->tok, true);
+// What part of the first questions of a file, of the training part, is answered as written there.
+static double answered(const Run *run, const char *path, bool think) {
+    Tasks *t = tasks_load(path, run->tok, think);
     size_t all = t->n;
-    t->n = min_size(all, 128);
-    double right = solve(run->m, run->tok, t, true, 60, NULL, NULL).value;
+    t->n = min_size(all, 256);
+    double right = solve(run->m, run->tok, t, think, 60, NULL, NULL).value;
     t->n = all;
     tasks_free(t);
-    fprintf(stderr, "after thinking %.0f%% of some sums are right\n", 100 * right);
-    return right >= 0.6;
+    fprintf(stderr, "%.0f%% of some answers are those of %s\n", 100 * right, path);
+    return right;
+}
+
+// Two stages are stopped early: DPO, which costs some of what is known, as soon as it has done what
+// it is for, and a stage of thinking that is to leave GRPO something to do.
+static bool mostly_right(Run *run) { return answered(run, "out/world/grpo.jsonl", true) >= 0.6; }
+static bool mostly_friendly(Run *run) {
+    return answered(run, "out/world/keep.jsonl", false) >= 0.97;
 }
 
 static void print_story(const Milestone *s, int n) {
@@ -5305,11 +5302,10 @@ static void cmd_run(const Options *given) {
     s[1] = milestone("pretrain", o.out, given);
     fprintf(stderr, "%.0f seconds so far\n", seconds() - start);
 
-    fprintf(
-        stderr,
-        "\n3. SFT: to answer. Half of all things are asked about, the other half is the test\n");
+    fprintf(stderr, "\n3. SFT: to answer. Half of all things are asked about, the other half is "
+            "the test\n");
     o.model = o.out, o.tokenizer = NULL, o.out = "out/sft", o.eval_every = 0;
-    o.data = "out/world/sft.jsonl,out/world/again.jsonl",
+    o.data = "out/world/sft.jsonl,out/world/again.jsonl";
     o.held_out = "out/world/sft_held_out.jsonl";
     o.steps = 0, o.epochs = 4, o.batch = 16, o.lr = 1e-3, o.warmup = 20;
     o.weight_decay = 0.3;
@@ -5320,8 +5316,8 @@ static void cmd_run(const Options *given) {
     o.model = o.out, o.out = "out/dpo";
     o.data = "out/world/dpo.jsonl", o.held_out = "out/world/dpo_held_out.jsonl";
     o.epochs = 1, o.batch = 8, o.lr = 6e-5, o.warmup = 5, o.beta2 = 0.999;
-    o.weight_decay = 0;
-    run_stage(&stages[2], o, NULL);
+    o.weight_decay = 0, o.eval_every = 3;
+    run_stage(&stages[2], o, mostly_friendly);
     s[3] = milestone("dpo", o.out, given);
 
     fprintf(stderr, "\n5. Thinking: SFT on sums that are worked before they are answered\n");
@@ -5329,7 +5325,7 @@ static void cmd_run(const Options *given) {
     o.data = "out/world/reason.jsonl,out/world/keep.jsonl,out/world/again.jsonl";
     o.held_out = "out/world/reason_held_out.jsonl";
     o.epochs = 1, o.batch = 16, o.lr = 2e-3, o.warmup = 20, o.beta2 = 0.99;
-    o.weight_decay = 0.1;
+    o.weight_decay = 0.1, o.eval_every = 0;
     run_stage(&stages[1], o, NULL);
     s[4] = milestone("think", o.out, given);
 
