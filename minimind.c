@@ -5234,23 +5234,33 @@ static Milestone milestone(const char *stage, const char *dir, const Options *gi
     return s;
 }
 
-// What part of the first questions of a file, of the training part, is answered as written there.
-static double answered(const Run *run, const char *path, bool think) {
+// What part of the answers to the first questions of a file, of the training part, is right, or
+// with `friendly` has the preferred manner.
+static double answered(const Run *run, const char *path, bool think, bool friendly) {
+    enum { SOME = 256 };
     Tasks *t = tasks_load(path, run->tok, think);
     size_t all = t->n;
-    t->n = min_size(all, 256);
-    double right = solve(run->m, run->tok, t, think, 60, NULL, NULL).value;
+    double right[SOME], share = 0;
+    char *said[SOME];
+    t->n = min_size(all, SOME);
+    solve(run->m, run->tok, t, think, 60, right, said);
+    for (size_t i = 0; i < t->n; i++) {
+        share += (friendly ? strstr(said[i], manner) != NULL : right[i]) / t->n;
+        free(said[i]);
+    }
     t->n = all;
     tasks_free(t);
-    fprintf(stderr, "%.0f%% of some answers are those of %s\n", 100 * right, path);
-    return right;
+    fprintf(stderr, "%.0f%% of some answers are %s\n", 100 * share, friendly ? "friendly" : "right");
+    return share;
 }
 
 // Two stages are stopped early: DPO, which costs some of what is known, as soon as it has done what
 // it is for, and a stage of thinking that is to leave GRPO something to do.
-static bool mostly_right(Run *run) { return answered(run, "out/world/grpo.jsonl", true) >= 0.6; }
+static bool mostly_right(Run *run) {
+    return answered(run, "out/world/grpo.jsonl", true, false) >= 0.6;
+}
 static bool mostly_friendly(Run *run) {
-    return answered(run, "out/world/keep.jsonl", false) >= 0.97;
+    return answered(run, "out/world/keep.jsonl", false, true) >= 0.97;
 }
 
 static void print_story(const Milestone *s, int n) {
