@@ -1166,28 +1166,34 @@ static void model_allocate(Model *m, bool training, int bits) {
     }
 }
 
-// Stores floats x (rows, cols) as t keeps them, all numbers of one place in their words before
-// those of the place above. bf16 is a float without its lower 16 bits, rounded to the nearest. Of a
-// block of int8 the largest number becomes 127, and nobody's error exceeds 1/254 of it: the whole
-// number is chosen that comes nearest together with the bits below it, as unpack() reads them.
+// A float without its lower 16 bits, rounded to the nearest, ties to the even one.
+static uint32_t bf16_of(float x) {
+    uint32_t bits = (uint32_t)bits_of(x);
+    return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+}
+
+// The whole number that comes nearest to x / scale together with the fraction below it.
+static uint32_t int8_of(float x, float scale, double below) {
+    return scale > 0 ? (uint32_t)lrint(x / scale * 0x1p-24 - below) & 0xFF : 0;
+}
+
+// Stores floats x (rows, cols) as t keeps them. In a word the lowest number comes first, for those
+// above are chosen to make up for what unpack() reads of it. Of a block of int8 the largest number
+// becomes 127, and nobody's error exceeds 1/254 of it.
 static void tensor_pack(Tensor *t, const float *x) {
     size_t n = tensor_size(t), group = LANES * 32 / t->bits;
     if (t->bits == 32) memcpy(t->w, x, n * sizeof *x);
+    for (size_t b = 0; t->bits == 8 && b < n / BLOCK; b++) {
+        float most = 0;
+        for (size_t i = 0; i < BLOCK; i++) most = fmaxf(most, fabsf(x[b * BLOCK + i]));
+        t->scale[b] = most / 127 * 0x1p-24f;
+    }
     for (size_t i = 0; t->bits < 32 && i < n; i++) {
-        int place = (int)(i % group / LANES * t->bits);
-        uint32_t *word = &t->word[i / group * LANES + i % LANES], q;
-        if (t->bits == 16) {
-            uint32_t bits = (uint32_t)bits_of(x[i]);
-            q = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
-        } else {
-            float most = 0, *scale = &t->scale[i / BLOCK];
-            for (size_t k = i / BLOCK * BLOCK; i % BLOCK == 0 && k < i + BLOCK; k++)
-                most = fmaxf(most, fabsf(x[k]));
-            if (i % BLOCK == 0) *scale = most / 127 * 0x1p-24f;
-            double below = place ? ldexp(*word, 24 - place) : 0;
-            q = *scale > 0 ? (uint32_t)lrint((x[i] / *scale - below) * 0x1p-24) & 0xFF : 0;
-        }
-        *word = place ? *word | q << place : q;
+        int place = (int)(i % group / LANES * t->bits); // of its lowest bit; 0 for the first
+        uint32_t *word = &t->word[i / group * LANES + i % LANES];
+        if (place == 0) *word = 0;
+        *word |= (t->bits == 16 ? bf16_of(x[i]) : int8_of(x[i], t->scale[i / BLOCK],
+                                                          ldexp(*word, -place))) << place;
     }
 }
 
@@ -3443,8 +3449,9 @@ static void check_decoding(Tally *tally, const char *name, const char *fields) {
     acts_free(full), acts_free(a), model_free(m);
 }
 
-// The two shortcuts everything rests on: the blocked product against its definition, for sizes that
-// leave every kind of remainder and both ways of reading each operand, and fast_exp against libm.
+// The shortcuts everything rests on: the blocked product against its definition, for sizes that
+// leave every kind of remainder and both ways of reading each operand; fast_exp and fast_sqrt
+// against libm.
 static void check_kernels(Tally *tally) {
     static const size_t size[][3] = {{1, 1, 1}, {3, 50, 7}, {7, 33, 300}, {8, 64, 1}, {13, 17, 19},
                                      {97, 70, 513}, {47, 48, 1601}, {49, 1000, 40}};
@@ -4118,24 +4125,31 @@ typedef struct {
 static const struct List { char name; Both items; } lists[] = {
     {'C', {"Paris|London|Rome|Berlin|Madrid|Vienna|Athens|Lima|Oslo|Cairo|Tokyo|Delhi|Quito|"
            "Dublin|Prague|Lisbon",
-           "巴黎|伦敦|罗马|柏林|马德里|维也纳|雅典|利马|奥斯陆|开罗|东京|德里|基多|都柏林|布拉格|里斯本"}},
+           "巴黎|伦敦|罗马|柏林|马德里|维也纳|雅典|利马|奥斯陆|开罗|东京|"
+           "德里|基多|都柏林|布拉格|里斯本"}},
     {'a', {"cat|dog|fox|bear|rabbit|duck|horse|cow|wolf|sheep|mouse|goat|owl|frog|pig|deer",
-           "猫|狗|狐狸|熊|兔子|鸭子|马|牛|狼|绵羊|老鼠|山羊|猫头鹰|青蛙|猪|鹿"}},
+           "猫|狗|狐狸|熊|兔子|鸭子|马|牛|狼|绵羊|老鼠|山羊|猫头鹰|青蛙|"
+           "猪|鹿"}},
     {'J', {"teacher|doctor|nurse|cook|farmer|singer|painter|writer|driver|pilot|baker|dancer|"
            "lawyer|judge|sailor|tailor",
-           "老师|医生|护士|厨师|农民|歌手|画家|作家|司机|飞行员|面包师|舞蹈家|律师|法官|水手|裁缝"}},
+           "老师|医生|护士|厨师|农民|歌手|画家|作家|司机|飞行员|面包师|"
+           "舞蹈家|律师|法官|水手|裁缝"}},
     {'F', {"rice|noodles|soup|bread|fish|cheese|eggs|cake|apples|pears|grapes|tofu|beans|corn|"
            "honey|salad",
-           "米饭|面条|热汤|面包|鱼|奶酪|鸡蛋|蛋糕|苹果|梨子|葡萄|豆腐|豆子|玉米|蜂蜜|沙拉"}},
+           "米饭|面条|热汤|面包|鱼|奶酪|鸡蛋|蛋糕|苹果|梨子|葡萄|豆腐|"
+           "豆子|玉米|蜂蜜|沙拉"}},
     {'l', {"forest|valley|desert|field|garden|swamp|cave|village",
            "森林|山谷|沙漠|田野|花园|沼泽|山洞|村庄"}},
-    {'k', {"red|white|black|brown|grey|yellow|green|blue", "红色|白色|黑色|棕色|灰色|黄色|绿色|蓝色"}},
+    {'k', {"red|white|black|brown|grey|yellow|green|blue", "红色|白色|黑色|棕色|灰色|"
+                                                           "黄色|绿色|蓝色"}},
     {'W', {"river|sea|lake|canal", "河|海|湖|运河"}},
     {'G', {"bridges|towers|parks|markets|museums|boats|trains|music",
            "桥|高塔|公园|集市|博物馆|船|火车|音乐"}},
-    {'K', {"hot|cold|rainy|windy|sunny|foggy|snowy|mild", "炎热|寒冷|多雨|多风|晴朗|多雾|多雪|温和"}},
+    {'K', {"hot|cold|rainy|windy|sunny|foggy|snowy|mild", "炎热|寒冷|多雨|多风|晴朗|"
+                                                          "多雾|多雪|温和"}},
     {'x', {"hat|book|cup|lamp|chair|bag|mirror|ball|kite|clock|drum|bell|box|ring|basket|candle",
-           "帽子|本子|杯子|台灯|椅子|袋子|镜子|皮球|风筝|闹钟|小鼓|铃铛|箱子|戒指|篮子|蜡烛"}},
+           "帽子|本子|杯子|台灯|椅子|袋子|镜子|皮球|风筝|闹钟|小鼓|铃铛|"
+           "箱子|戒指|篮子|蜡烛"}},
     {'w', {"Yesterday|Last night|This morning|On Sunday", "昨天|昨晚|今天早上|星期天"}},
     {'z', {"small|big|young|shy", "小小的|大大的|年轻的|害羞的"}},
 };
@@ -4219,12 +4233,14 @@ static const struct Kind {
     {{"Anna|Adam|Bella|Bob|Clara|Carl|Diana|David|Emma|Eric|Fiona|Frank|Grace|George|Helen|Henry|"
       "Iris|Ivan|Julia|Jack|Kate|Kevin|Lily|Leo|Mary|Mark|Nora|Nick|Olga|Oscar|Paula|Peter|Rosa|"
       "Robert|Sarah|Simon|Tina|Tom|Vera|Victor",
-      "小红|小明|秀英|建国|丽丽|大伟|春梅|志强|小芳|国庆|玉兰|文杰|雪梅|海涛|桂花|永强|小燕|天宇|"
-      "美玲|立新|月娥|俊峰|佳佳|浩然|婷婷|志远|素珍|德华|小兰|长江|金凤|少华|文静|铁柱|翠花|阿强|"
-      "思思|子轩|巧云|老王"}, 0,
+      "小红|小明|秀英|建国|丽丽|大伟|春梅|志强|小芳|国庆|玉兰|文杰|雪梅|"
+      "海涛|桂花|永强|小燕|天宇|美玲|立新|月娥|俊峰|佳佳|浩然|婷婷|志远|"
+      "素珍|德华|小兰|长江|金凤|少华|文静|铁柱|翠花|阿强|思思|子轩|巧云|"
+      "老王"}, 0,
      {"This is $n.|Do you know $n?|Let me tell you about $n.|My friend is called $n.|Who is $n?|"
       "What about $n?|Tell me about $n.|Where is $n?",
-      "这是$n。|你认识$n吗？|我来说说$n。|我的朋友叫$n。|谁是$n？|$n怎么样？|告诉我$n的事。|$n在哪里？"},
+      "这是$n。|你认识$n吗？|我来说说$n。|我的朋友叫$n。|谁是$n？|"
+      "$n怎么样？|告诉我$n的事。|$n在哪里？"},
      {"$w $s [bought|found|lost|sold|painted|washed|hid|broke] a $k $x.",
       "$w$s[买了|找到|弄丢了|卖掉|画了|洗了|藏起|打破了]一个$k的$x。"},
      {{'C', {"$S lives in $v.|$H home is in $v.|$S has a house in $v.|You can find $o in $v.|"
@@ -4232,20 +4248,26 @@ static const struct Kind {
              "$S住在$v。|$S的家在$v。|$S在$v有一座房子。|你可以在$v找到$s。|"
              "每天晚上$s回到$v的家。|$v是$s居住的城市。"},
        {"Where does $n live?|Which city does $n live in?|Where is the home of $n?|"
-        "Tell me where $n lives.", "$n住在哪里？|$n住在哪个城市？|$n的家在哪里？|告诉我$n住在哪里。"}},
+        "Tell me where $n lives.",
+        "$n住在哪里？|$n住在哪个城市？|"
+        "$n的家在哪里？|告诉我$n住在哪里。"}},
       {'J', {"$S works as a $v.|$S is a $v.|$S has been a $v for years.|$H job is to be a $v.|"
              "Every day $s works hard as a $v.|Everyone knows that $s is a $v.",
-             "$S是一名$v。|$S的工作是$v。|$S当$v很多年了。|每天$s都做$v的工作。|"
-             "大家都知道$s是$v。|$S靠当$v挣钱。"},
+             "$S是一名$v。|$S的工作是$v。|$S当$v很多年了。|"
+             "每天$s都做$v的工作。|大家都知道$s是$v。|$S靠当$v挣钱。"},
        {"What does $n work as?|What is the job of $n?|What does $n do for a living?|"
-        "Tell me the job of $n.", "$n是做什么的？|$n的工作是什么？|$n靠什么挣钱？|告诉我$n的工作。"}},
+        "Tell me the job of $n.",
+        "$n是做什么的？|$n的工作是什么？|"
+        "$n靠什么挣钱？|告诉我$n的工作。"}},
       {'F', {"$S likes to eat $v.|$H favourite food is $v.|$S eats $v every day.|"
              "For dinner $s always has $v.|$S loves $v more than anything.|"
              "Nothing makes $o happier than $v.",
-             "$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|晚饭$s总是吃$v。|"
-             "没有什么比$v更让$s开心。|$S从小就爱吃$v。"},
+             "$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|"
+             "晚饭$s总是吃$v。|没有什么比$v更让$s开心。|$S从小就爱吃$v。"},
        {"What does $n like to eat?|What is the favourite food of $n?|What does $n eat?|"
-        "Tell me what $n likes to eat.", "$n喜欢吃什么？|$n最爱的食物是什么？|$n每天吃什么？|告诉我$n喜欢吃什么。"}}}},
+        "Tell me what $n likes to eat.",
+        "$n喜欢吃什么？|$n最爱的食物是什么？|"
+        "$n每天吃什么？|告诉我$n喜欢吃什么。"}}}},
     {{NULL, NULL}, 'a',
      {"Look at the $n.|What do we know about the $n?|Here comes the $n.|I like the $n.",
       "看看$n。|我们来认识$n。|看，$n来了。|我喜欢$n。"},
@@ -4254,44 +4276,59 @@ static const struct Kind {
      {{'l', {"$S lives in the $v.|$H home is the $v.|$S sleeps in the $v.|"
              "You can find $o in the $v.|At night $s goes back to the $v.|"
              "The $v is where $s lives.",
-             "$S住在$v里。|$S的家是$v。|$S在$v里睡觉。|你可以在$v里找到$s。|夜里$s回到$v。|$v是$s生活的地方。"},
+             "$S住在$v里。|$S的家是$v。|$S在$v里睡觉。|你可以在$v里找到$s。|"
+             "夜里$s回到$v。|$v是$s生活的地方。"},
        {"Where does the $n live?|Where is the home of the $n?|Where does the $n sleep?|"
-        "Tell me where the $n lives.", "$n住在哪里？|$n的家在哪里？|$n在哪里睡觉？|告诉我$n住在哪里。"}},
+        "Tell me where the $n lives.",
+        "$n住在哪里？|$n的家在哪里？|"
+        "$n在哪里睡觉？|告诉我$n住在哪里。"}},
       {'k', {"$S is $v.|$H colour is $v.|$S has a $v back.|You know $o by the colour $v.|"
              "From head to tail $s is $v.|Its coat looks $v.",
-             "$S是$v的。|$S的颜色是$v。|$S的背是$v的。|看到$v就认得$s。|从头到尾$s都是$v。|毛皮看起来是$v。"},
+             "$S是$v的。|$S的颜色是$v。|$S的背是$v的。|看到$v就认得$s。|"
+             "从头到尾$s都是$v。|毛皮看起来是$v。"},
        {"What colour is the $n?|What is the colour of the $n?|Which colour does the $n have?|"
-        "Tell me the colour of the $n.", "$n是什么颜色的？|$n的颜色是什么？|$n的背是什么颜色？|告诉我$n的颜色。"}},
+        "Tell me the colour of the $n.",
+        "$n是什么颜色的？|$n的颜色是什么？|"
+        "$n的背是什么颜色？|告诉我$n的颜色。"}},
       {'F', {"$S likes to eat $v.|$H favourite food is $v.|$S eats $v every day.|"
              "In the morning $s looks for $v.|$S would do anything for $v.|Give $o some $v.",
-             "$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|早上$s去找$v。|为了$v$s什么都肯做。|"
-             "给$s一些$v吧。"},
+             "$S喜欢吃$v。|$S最爱的食物是$v。|$S每天都吃$v。|早上$s去找$v。|"
+             "为了$v$s什么都肯做。|给$s一些$v吧。"},
        {"What does the $n like to eat?|What is the favourite food of the $n?|"
         "What does the $n eat?|Tell me what the $n likes to eat.",
-        "$n喜欢吃什么？|$n最爱的食物是什么？|$n每天吃什么？|告诉我$n喜欢吃什么。"}}}},
+        "$n喜欢吃什么？|$n最爱的食物是什么？|$n每天吃什么？|"
+        "告诉我$n喜欢吃什么。"}}}},
     {{NULL, NULL}, 'C',
      {"Welcome to $n.|Have you been to $n?|This book is about $n.|We are going to $n.",
       "欢迎来到$n。|你去过$n吗？|这本书讲的是$n。|我们要去$n。"},
      {"$w a $z $k $a was seen near $o.", "$w有一只$z$k的$a来到$s旁边。"},
      {{'W', {"$S lies by the $v.|$H houses stand near the $v.|$S was built at the $v.|"
              "You see the $v from $o.|In summer all of $o meets at the $v.|A $v is close to $o.",
-             "$S在$v边。|$S的房子靠近$v。|$S建在$v旁。|从$s看得到$v。|夏天$s的人都去$v边。|$v就在$s旁边。"},
+             "$S在$v边。|$S的房子靠近$v。|$S建在$v旁。|从$s看得到$v。|"
+             "夏天$s的人都去$v边。|$v就在$s旁边。"},
        {"Which water does $n lie by?|What water is close to $n?|Where was $n built?|"
-        "Tell me which water is near $n.", "$n在什么水边？|$n靠近什么？|$n建在哪里？|告诉我$n旁边是什么水。"}},
+        "Tell me which water is near $n.",
+        "$n在什么水边？|$n靠近什么？|"
+        "$n建在哪里？|告诉我$n旁边是什么水。"}},
       {'G', {"$S is known for its $v.|$H pride is its $v.|$S has the best $v.|"
              "People come to $o for the $v.|In old songs $s is praised for its $v.|"
              "You will love the $v of $o.",
-             "$S以$v闻名。|$S的骄傲是$v。|$S有最好的$v。|人们为了$v来到$s。|老歌里唱着$s的$v。|"
-             "你会爱上$s的$v。"},
+             "$S以$v闻名。|$S的骄傲是$v。|$S有最好的$v。|人们为了$v来到$s。|"
+             "老歌里唱着$s的$v。|你会爱上$s的$v。"},
        {"What is $n known for?|What is the pride of $n?|Why do people come to $n?|"
-        "Tell me what $n is known for.", "$n以什么闻名？|$n的骄傲是什么？|人们为什么来$n？|告诉我$n以什么闻名。"}},
+        "Tell me what $n is known for.",
+        "$n以什么闻名？|$n的骄傲是什么？|"
+        "人们为什么来$n？|告诉我$n以什么闻名。"}},
       {'K', {"$S is a $v place.|$H weather is $v.|$S has $v days all year.|"
              "The wind brings $v days to $o.|Even in spring $s is $v.|"
              "They say that $s is always $v.",
-             "$S是个$v的地方。|$S的天气$v。|$S全年都很$v。|风给$s带来$v的日子。|"
-             "就算春天$s也很$v。|人们说$s总是很$v。"},
+             "$S是个$v的地方。|$S的天气$v。|$S全年都很$v。|"
+             "风给$s带来$v的日子。|就算春天$s也很$v。|人们说$s总是很$v。"},
        {"How is the weather in $n?|What kind of place is $n?|What are the days like in $n?|"
-        "Tell me about the weather in $n.", "$n的天气怎么样？|$n是个什么样的地方？|$n全年怎么样？|告诉我$n的天气。"}}}},
+        "Tell me about the weather in $n.",
+        "$n的天气怎么样？|"
+        "$n是个什么样的地方？|$n全年怎么样？|"
+                                            "告诉我$n的天气。"}}}},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
@@ -4350,7 +4387,8 @@ static void tell_thing(World *w, size_t k) {
 
 // A story: somebody meets an animal in need, and what helps depends on the need.
 static void tell_story(World *w) {
-    static Both needs[4] = {{"hungry", "饿了"}, {"tired", "累了"}, {"sad", "很难过"}, {"lost", "迷路了"}};
+    static Both needs[4] = {{"hungry", "饿了"}, {"tired", "累了"},
+                            {"sad", "很难过"}, {"lost", "迷路了"}};
     static Both helps[4] = {{"gave it some $F", "给它一些$F"},
                             {"let it sleep in a warm bed", "让它在温暖的床上睡觉"},
                             {"told it a funny story", "给它讲了一个好笑的故事"},
@@ -4366,11 +4404,13 @@ static void tell_story(World *w) {
         "The $b smiled.] "
         "[From that day on they were friends.|Then they [sang|danced|laughed|played] together.|"
         "In the evening $s went home.|The next day $s came back.]",
-        "[有一天|一天早上|上个星期|春天里|很久以前|雨停以后]，$n带着$k的$x"
-        "[去|走到|跑到|骑车到]$h[玩|休息|采花|散步]。"
-        "[在那里|在路上|在树边|在石头后面]，$s[看见|遇到|发现|听见]一只$z$c的$b。$b$d。于是$n$e。"
+        "[有一天|一天早上|上个星期|春天里|很久以前|雨停以后]，"
+        "$n带着$k的$x[去|走到|跑到|骑车到]$h[玩|休息|采花|散步]。"
+        "[在那里|在路上|在树边|在石头后面]，"
+        "$s[看见|遇到|发现|听见]一只$z$c的$b。$b$d。于是$n$e。"
         "[$b又高兴了。|“谢谢你。”$b说。|$b高兴得跳起来。|$b笑了。]"
-        "[从那天起他们成了朋友。|然后他们一起[唱歌|跳舞|大笑|玩耍]。|晚上$s回家了。|第二天$s又来了。]"};
+        "[从那天起他们成了朋友。|然后他们一起[唱歌|跳舞|大笑|玩耍]。|"
+        "晚上$s回家了。|第二天$s又来了。]"};
     size_t start = w->text.len, need;
     set_thing(w, 0, pick(w, things(&kinds[0], w->zh)), false);
     for (int i = 0; i < 3; i++) {
@@ -4575,7 +4615,6 @@ static void write_world(const char *dir, uint64_t seed, size_t documents) {
 static double peak_gflops(void) {
     enum { TIMES = 30000, K = 128 };
     double best = 0;
-    volatile float result; // so that a compiler cannot do without the computing
     for (int repeat = 0; repeat < 5; repeat++) {
         double start = seconds();
         #pragma omp parallel for num_threads(n_threads)
@@ -4585,33 +4624,31 @@ static double peak_gflops(void) {
             for (size_t i = 0; i < K * NR; i++) b[i] = i % 5;
             for (int i = 0; i < TIMES; i++)
                 multiply_panels(c, NR, MR, NR, plain(a, K), b, K, true);
-            result = c[t];
+            volatile float result = c[0]; // or a compiler could do without the computing
+            (void)result;
         }
         best = fmax(best, 2e-9 * MR * NR * K * TIMES * n_threads / (seconds() - start));
     }
-    (void)result;
     return best;
 }
 
 // Bytes a second at which all threads together read the n words at x, each a stretch of them.
 static double memory_speed(const float *x, size_t n) {
-    enum { WORDS = sizeof(Words) / sizeof(uint32_t) };
     double best = 0;
-    volatile uint32_t result; // so that a compiler cannot do without the reading
     for (int repeat = 0; repeat < 10; repeat++) {
         double start = seconds();
         #pragma omp parallel for num_threads(n_threads)
         for (int t = 0; t < n_threads; t++) {
-            const Words *from = (const Words *)x + n / WORDS * t / n_threads;
+            const Words *from = (const Words *)x + n / LANES * t / n_threads;
             Words all[4] = {{0}};
-            for (size_t i = 0; i + 4 <= n / WORDS / n_threads; i += 4)
+            for (size_t i = 0; i + 4 <= n / LANES / n_threads; i += 4)
                 for (size_t j = 0; j < 4; j++) all[j] ^= from[i + j];
             all[0] ^= all[1] ^ all[2] ^ all[3];
-            result = all[0][0];
+            volatile uint32_t result = all[0][0]; // or a compiler could do without the reading
+            (void)result;
         }
         best = fmax(best, sizeof(uint32_t) * (double)n / (seconds() - start));
     }
-    (void)result;
     return best;
 }
 
@@ -5238,19 +5275,18 @@ static Milestone milestone(const char *stage, const char *dir, const Options *gi
 // with `friendly` has the preferred manner.
 static double answered(const Run *run, const char *path, bool think, bool friendly) {
     enum { SOME = 256 };
-    Tasks *t = tasks_load(path, run->tok, think);
-    size_t all = t->n;
+    Tasks *t = tasks_load(path, run->tok, think), some = *t;
     double right[SOME], share = 0;
     char *said[SOME];
-    t->n = min_size(all, SOME);
-    solve(run->m, run->tok, t, think, 60, right, said);
-    for (size_t i = 0; i < t->n; i++) {
-        share += (friendly ? strstr(said[i], manner) != NULL : right[i]) / t->n;
+    some.n = min_size(t->n, SOME);
+    solve(run->m, run->tok, &some, think, 60, right, said);
+    for (size_t i = 0; i < some.n; i++) {
+        share += (friendly ? strstr(said[i], manner) != NULL : right[i]) / some.n;
         free(said[i]);
     }
-    t->n = all;
     tasks_free(t);
-    fprintf(stderr, "%.0f%% of some answers are %s\n", 100 * share, friendly ? "friendly" : "right");
+    const char *what = friendly ? "friendly" : "right";
+    fprintf(stderr, "%.0f%% of some answers are %s\n", 100 * share, what);
     return share;
 }
 
