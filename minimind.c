@@ -5353,7 +5353,7 @@ static void cmd_run(const Options *given) {
     o.model = o.out, o.tokenizer = NULL, o.out = "out/sft", o.eval_every = 0;
     o.data = "out/world/sft.jsonl,out/world/again.jsonl";
     o.held_out = "out/world/sft_held_out.jsonl";
-    o.steps = 0, o.epochs = 4, o.batch = 16, o.lr = 1e-3, o.warmup = 20;
+    o.steps = 0, o.epochs = 4, o.batch = 16, o.lr = 3e-3, o.warmup = 20;
     o.weight_decay = 0.3;
     run_stage(&stages[1], o, NULL);
     s[2] = milestone("sft", o.out, given);
@@ -5383,7 +5383,8 @@ static void cmd_run(const Options *given) {
     fprintf(stderr, "\n7. GRPO: that model learns from its own answers, which are checked\n");
     o.model = o.out, o.out = "out/grpo", o.think = 1, o.eval_every = 0, o.temperature = 1;
     o.data = "out/world/grpo.jsonl", o.held_out = "out/world/grpo_held_out.jsonl";
-    o.steps = 60, o.batch = 8, o.num_generations = 8, o.lr = 3e-4, o.max_new_tokens = 60;
+    o.steps = 150, o.batch = 16, o.num_generations = 8, o.lr = 3e-4, o.max_new_tokens = 60;
+    o.beta = 0.02, o.weight_decay = 0, o.warmup = 5;
     run_stage(&stages[3], o, NULL);
     s[6] = milestone("grpo", o.out, given);
     print_story(s, 7);
