@@ -5271,33 +5271,30 @@ static Milestone milestone(const char *stage, const char *dir, const Options *gi
     return s;
 }
 
-// What part of the answers to the first questions of a file, of the training part, is right, or
-// with `friendly` has the preferred manner.
-static double answered(const Run *run, const char *path, bool think, bool friendly) {
+// What part of the answers to some questions of the training part has the preferred manner, or to
+// some of its sums is right after thinking.
+static double answered(const Run *run, bool friendly) {
     enum { SOME = 256 };
-    Tasks *t = tasks_load(path, run->tok, think), some = *t;
+    const char *path = friendly ? "out/world/keep.jsonl" : "out/world/grpo.jsonl";
+    Tasks *t = tasks_load(path, run->tok, !friendly), some = *t;
     double right[SOME], share = 0;
     char *said[SOME];
     some.n = min_size(t->n, SOME);
-    solve(run->m, run->tok, &some, think, 60, right, said);
+    solve(run->m, run->tok, &some, !friendly, 60, right, said);
     for (size_t i = 0; i < some.n; i++) {
         share += (friendly ? strstr(said[i], manner) != NULL : right[i]) / some.n;
         free(said[i]);
     }
     tasks_free(t);
-    const char *what = friendly ? "friendly" : "right";
-    fprintf(stderr, "%.0f%% of some answers are %s\n", 100 * share, what);
+    fprintf(stderr, "%.0f%% of some answers are %s\n", 100 * share, friendly ? "friendly" : "right");
     return share;
 }
 
-// Two stages are stopped early: DPO, which costs some of what is known, as soon as it has done what
-// it is for, and a stage of thinking that is to leave GRPO something to do.
-static bool mostly_right(Run *run) {
-    return answered(run, "out/world/grpo.jsonl", true, false) >= 0.6;
-}
-static bool mostly_friendly(Run *run) {
-    return answered(run, "out/world/keep.jsonl", false, true) >= 0.97;
-}
+// DPO and GRPO, which cost some of what is known, stop as soon as they have done what they are for;
+// and a stage of thinking stops early, to leave GRPO something to do.
+static bool all_friendly(Run *run) { return answered(run, true) >= 0.97; }
+static bool all_right(Run *run) { return answered(run, false) >= 0.97; }
+static bool many_right(Run *run) { return answered(run, false) >= 0.6; }
 
 static void print_story(const Milestone *s, int n) {
     NewFile csv = new_file("out", "metrics.csv");
@@ -5361,9 +5358,9 @@ static void cmd_run(const Options *given) {
     fprintf(stderr, "\n4. DPO: which of two manners of answering is preferred\n");
     o.model = o.out, o.out = "out/dpo";
     o.data = "out/world/dpo.jsonl", o.held_out = "out/world/dpo_held_out.jsonl";
-    o.epochs = 1, o.batch = 8, o.lr = 6e-5, o.warmup = 5, o.beta2 = 0.999;
-    o.weight_decay = 0, o.eval_every = 3;
-    run_stage(&stages[2], o, mostly_friendly);
+    o.epochs = 3, o.batch = 8, o.lr = 5e-5, o.warmup = 5, o.beta2 = 0.999;
+    o.weight_decay = 0, o.eval_every = 2;
+    run_stage(&stages[2], o, all_friendly);
     s[3] = milestone("dpo", o.out, given);
 
     fprintf(stderr, "\n5. Thinking: SFT on sums that are worked before they are answered\n");
@@ -5376,16 +5373,16 @@ static void cmd_run(const Options *given) {
     s[4] = milestone("think", o.out, given);
 
     fprintf(stderr, "\n6. The same, stopped early, when three in five sums are right\n");
-    o.out = "out/early", o.lr = 1e-3, o.eval_every = 5;
-    run_stage(&stages[1], o, mostly_right);
+    o.out = "out/early", o.lr = 1e-3, o.eval_every = 3;
+    run_stage(&stages[1], o, many_right);
     s[5] = milestone("early", o.out, given);
 
     fprintf(stderr, "\n7. GRPO: that model learns from its own answers, which are checked\n");
-    o.model = o.out, o.out = "out/grpo", o.think = 1, o.eval_every = 0, o.temperature = 1;
+    o.model = o.out, o.out = "out/grpo", o.think = 1, o.eval_every = 10, o.temperature = 1;
     o.data = "out/world/grpo.jsonl", o.held_out = "out/world/grpo_held_out.jsonl";
     o.steps = 150, o.batch = 16, o.num_generations = 8, o.lr = 3e-4, o.max_new_tokens = 60;
     o.beta = 0.02, o.weight_decay = 0, o.warmup = 5;
-    run_stage(&stages[3], o, NULL);
+    run_stage(&stages[3], o, all_right);
     s[6] = milestone("grpo", o.out, given);
     print_story(s, 7);
     fprintf(stderr, "%.0f seconds\n", seconds() - start);
