@@ -1669,138 +1669,6 @@ static void model_backward(const Model *m, Acts *a) {
 }
 
 // =================================================================================================
-// Options
-// =================================================================================================
-
-typedef struct {
-    const char *data, *held_out, *tokenizer, *preset, *model, *out, *prompt, *weights, *loss, *task;
-    long steps, epochs, batch, seq, warmup, accumulate, seed, threads, eval_every, max_new_tokens;
-    long top_k, documents, recompute, num_generations, updates, think;
-    double lr, beta2, weight_decay, clip, temperature, top_p, repetition_penalty;
-    double beta, epsilon, epsilon_high;
-    Config set;        // fields of the configuration that an option gave,
-    bool is_set[CONFIG_FIELDS]; // and which ones those are
-} Options;
-
-// The letters of the commands stand in the table of commands: p retrain, s ft, d po, g rpo are
-// stages of training; w rite (generate), c hat, e val, i nfo, b ench, t iny world, r un.
-static const struct Option {
-    const char *name, *commands; // the letters of the commands that know it
-    char kind;                   // s text, i whole number, f number
-    size_t offset;
-    double least, most, preset;  // NAN: not said
-    const char *text, *meaning;  // text: the preset of a text
-} option_table[] = {
-#define AT(field) offsetof(Options, field)
-#define STAGES "psdg"
-    {"data", STAGES "e", 's', AT(data), 0, 0, 0, NULL, "JSONL or plain text; several with commas"},
-    {"held-out", STAGES, 's', AT(held_out), 0, 0, 0, NULL,
-     "measure on this file, not on every 50th document"},
-    {"tokenizer", STAGES "i", 's', AT(tokenizer), 0, 0, 0, NULL, "folder or tokenizer.json"},
-    {"preset", STAGES "ib", 's', AT(preset), 0, 0, 0, NULL, "sizes to start from, see help"},
-    {"model", STAGES "wcei", 's', AT(model), 0, 0, 0, NULL, "checkpoint folder to start from"},
-    {"out", STAGES "t", 's', AT(out), 0, 0, 0, NULL, "folder for what the command makes"},
-    {"steps", STAGES, 'i', AT(steps), 0, 1e9, 0, NULL,
-     "optimiser steps; 0: as many as --epochs take"},
-    {"epochs", STAGES, 'i', AT(epochs), 1, 1e6, 1, NULL, "passes over the data"},
-    {"batch", STAGES "i", 'i', AT(batch), 1, 1e6, 8, NULL,
-     "sequences (pairs, prompts) in memory at a time"},
-    {"seq", STAGES "i", 'i', AT(seq), 1, 1 << 24, 0, NULL, "tokens in a sequence, at most"},
-    {"lr", STAGES, 'f', AT(lr), 0, 10, NAN, NULL, "highest learning rate; each stage has its own"},
-    {"warmup", STAGES, 'i', AT(warmup), 0, 1e9, 0, NULL, "steps in which the rate rises to it"},
-    {"accumulate", STAGES, 'i', AT(accumulate), 1, 1e6, 1, NULL, "batches for one optimiser step"},
-    {"beta2", STAGES, 'f', AT(beta2), 0, 0.999999, 0.95, NULL,
-     "AdamW's memory of squared gradients"},
-    {"weight-decay", STAGES, 'f', AT(weight_decay), 0, 10, 0.1, NULL,
-     "of matrices; norms never decay"},
-    {"clip", STAGES, 'f', AT(clip), 0, 1e9, 1, NULL, "longest gradient; 0: any"},
-    {"eval-every", STAGES, 'i', AT(eval_every), 0, 1e9, 0, NULL,
-     "steps between measurements; 0: a tenth"},
-    {"recompute", STAGES, 'i', AT(recompute), 0, 1, 0, NULL,
-     "1: less memory, up to a third more work"},
-    {"beta", "dg", 'f', AT(beta), 0, 100, 0.1, NULL, "how much the reference holds the model back"},
-    {"loss", "g", 's', AT(loss), 0, 0, 0, "grpo", "grpo or cispo"},
-    {"num-generations", "g", 'i', AT(num_generations), 2, 4096, 8, NULL, "answers to each prompt"},
-    {"updates", "g", 'i', AT(updates), 1, 100, 1, NULL, "optimiser steps on the same answers"},
-    {"epsilon", "g", 'f', AT(epsilon), 0, 1, 0.2, NULL, "grpo: the ratio's room around 1"},
-    {"epsilon-high", "g", 'f', AT(epsilon_high), 1, 100, 5, NULL, "cispo: the ratio's limit"},
-    {"think", "gwce", 'i', AT(think), 0, 1, 0, NULL, "1: the answer begins with thoughts"},
-    {"seed", STAGES "rwct", 'i', AT(seed), 0, 1e15, 1, NULL, "the same seed gives the same bits"},
-    {"threads", STAGES "rwceitb", 'i', AT(threads), 1, 1024, 0, NULL, "all cores when not said"},
-    {"weights", "wce", 's', AT(weights), 0, 0, 0, "f32", "keep them as f32, bf16 or int8"},
-    {"task", "e", 's', AT(task), 0, 0, 0, "ppl", "ppl, qa, think, pref or choice"},
-    {"prompt", "w", 's', AT(prompt), 0, 0, 0, "", "text to continue"},
-    {"max-new-tokens", "gwce", 'i', AT(max_new_tokens), 1, 1 << 24, 256, NULL, "longest answer"},
-    {"temperature", "gwc", 'f', AT(temperature), 0, 100, 0.85, NULL,
-     "0: always the most probable token"},
-    {"top-k", "wc", 'i', AT(top_k), 0, 1e9, 50, NULL, "draw from the k most probable; 0: from all"},
-    {"top-p", "wc", 'f', AT(top_p), 0, 1, 0.85, NULL,
-     "draw from the most probable that hold p together"},
-    {"repetition-penalty", "wc", 'f', AT(repetition_penalty), 0.01, 100, 1, NULL, "1: none"},
-    {"documents", "t", 'i', AT(documents), 1, 1e9, 30000, NULL, "texts in the training part"},
-#undef AT
-};
-enum { OPTIONS = sizeof option_table / sizeof *option_table };
-
-static void option_set(Options *o, const struct Option *p, const char *text, double number) {
-    char *at = (char *)o + p->offset;
-    if (p->kind == 's') *(const char **)at = text;
-    else if (p->kind == 'i') *(long *)at = (long)number;
-    else *(double *)at = number;
-}
-
-static Options default_options(void) {
-    Options o = {0};
-    for (const struct Option *p = option_table; p < option_table + OPTIONS; p++)
-        option_set(&o, p, p->text, p->preset);
-    return o;
-}
-
-static double parse_number(const char *name, const char *s, double least, double most, bool whole) {
-    char *end;
-    double value = strtod(s, &end);
-    if (!*s || *end || !(value >= least && value <= most) || (whole && value != floor(value)))
-        die("--%s %s: allowed is %s from %.15g to %.15g", name, s,
-            whole ? "a whole number" : "a number", least, most);
-    return value;
-}
-
-// Reads "--name value" pairs behind a command; `letter` is the command's. Dies with what is
-// allowed.
-static void parse_options(Options *o, int argc, char **argv, char letter) {
-    bool sized = strchr(STAGES "i", letter);
-    for (int i = 0; i < argc; i += 2) {
-        const char *name = argv[i] + 2;
-        if (strncmp(argv[i], "--", 2)) die("%s: options look like --name value", argv[i]);
-        const struct Option *p = option_table, *end = p + OPTIONS;
-        while (p < end && (strcmp(p->name, name) || !strchr(p->commands, letter))) p++;
-        const struct Field *f = sized ? config_find(name, false) : NULL;
-        if (p == end && !f) die("--%s: this command has no such option; see minimind help", name);
-        if (p == end && f == config_field && letter != 'i')
-            die("--%s: the tokenizer decides it", name);
-        if (i + 1 >= argc) die("--%s: its value is missing", name);
-        const char *value = argv[i + 1];
-        if (p == end) {
-            config_set(&o->set, f, parse_number(name, value, f->least, f->most, !f->real), name);
-            o->is_set[f - config_field] = true;
-        } else {
-            bool text = p->kind == 's', whole = p->kind == 'i';
-            option_set(o, p, value, text ? 0 : parse_number(name, value, p->least, p->most, whole));
-        }
-    }
-    if (o->threads) n_threads = (int)o->threads;
-}
-
-// Which of the words, separated by spaces, an option's value is, from 0 on; dies if it is none.
-static int one_of(const char *option, const char *value, const char *words) {
-    size_t n = strlen(value);
-    int i = 0;
-    for (const char *w = words; *w; w += strcspn(w, " "), w += *w == ' ', i++)
-        if (!strncmp(w, value, n) && n == strcspn(w, " ")) return i;
-    die("--%s %s: allowed is one of %s", option, value, words);
-}
-
-// =================================================================================================
 // Objectives
 //
 // An objective is a function of logp, the log-probabilities of the targets, and of nothing else in
@@ -1809,6 +1677,16 @@ static int one_of(const char *option, const char *value, const char *words) {
 // its rows in several passes. An objective sees the n targets of one pass, target i in place at[i]
 // of the step's (rows, T), and weighs them so that the sum over the passes is that of one big pass.
 // =================================================================================================
+
+typedef struct { // what a command was told; option_table says what each of them means
+    const char *data, *held_out, *tokenizer, *preset, *model, *out, *prompt, *weights, *loss, *task;
+    long steps, epochs, batch, seq, warmup, accumulate, seed, threads, eval_every, max_new_tokens;
+    long top_k, documents, recompute, num_generations, updates, think;
+    double lr, beta2, weight_decay, clip, temperature, top_p, repetition_penalty;
+    double beta, epsilon, epsilon_high;
+    Config set;                 // the fields of the configuration that options gave, of all those
+    bool is_set[CONFIG_FIELDS]; // that have this mark
+} Options;
 
 enum { STATS = 5 }; // numbers that a stage reports beside its loss
 
@@ -1826,8 +1704,8 @@ typedef double Objective(float *dlogp, const float *logp, const int *at, size_t 
                          const Options *o, double stat[STATS]);
 
 // Predicting the next token (pretraining, and SFT, where only the assistant's tokens are targets):
-//     loss = -1/M sum logp,   dlogp = -1/M
-// M counts the targets of the whole optimiser step, not those of this pass.
+//     loss = -sum of logp / n_targets,   dlogp = -1 / n_targets
+// where the targets of the whole optimiser step are counted, not those of this pass.
 static double next_token_loss(float *dlogp, const float *logp, const int *at, size_t n,
                               const Batch *b, const Options *o, double stat[STATS]) {
     double loss = 0;
@@ -1845,7 +1723,8 @@ static double next_token_loss(float *dlogp, const float *logp, const int *at, si
 //     margin = beta ((c - c_ref) - (r - r_ref)),   loss = mean over pairs of -log sigmoid(margin)
 // At step 0 every margin is 0 and the loss log 2 = 0.693. Since (log sigmoid)' (m) = sigmoid(-m),
 //     dlogp = -/+ beta sigmoid(-margin) / pairs   on each token of the chosen / rejected answer.
-// log sigmoid(m) is computed as min(m, 0) - log(1 + e^-|m|), which no margin can overflow.
+// log sigmoid(m) is computed as min(m, 0) - log(1 + e^-|m|), which no margin can overflow. A pass
+// never parts a pair. stat: margin, accuracy, sums of the chosen and of the rejected answers.
 static double dpo_loss(float *dlogp, const float *logp, const int *at, size_t n, const Batch *b,
                        const Options *o, double stat[STATS]) {
     double loss = 0, pairs = b->rows / 2.0;
@@ -1867,52 +1746,59 @@ static double dpo_loss(float *dlogp, const float *logp, const int *at, size_t n,
 
 // Group relative policy optimisation (Shao et al. 2024) learns from its own answers. Several to
 // each prompt form a group; A, an answer's advantage, is how far its reward lies above the group's
-// mean, in standard deviations. Each token of an answer costs, with the ratio = e^(logp - old_logp)
-// of its probabilities now and when it was drawn, and d = ref_logp - logp,
-//     -min(ratio A, clamp(ratio, 1 - epsilon, 1 + epsilon) A) + beta kl,   kl = e^d - d - 1
+// mean, in standard deviations. With the ratio = e^(logp - old_logp) of its probabilities now and
+// when it was drawn, a token of an answer costs
+//     -min(ratio A, clamp(ratio, 1 - epsilon, 1 + epsilon) A)
 // The minimum ends the interest in a token whose ratio has gone far enough in the direction of A.
-//     ratio' = ratio, so dlogp = -ratio A, or 0 where the clamp holds;  kl' = 1 - e^d
-static double grpo_token(double logp, double old, double ref, double A, const Options *o, double *d,
+// ratio' = ratio, so  dlogp = -ratio A, or 0 where the clamped product is the smaller one.
+static double grpo_token(double logp, double old, double A, const Options *o, double *dlogp,
                          bool *clipped) {
-    double ratio = exp(logp - old), kl = exp(ref - logp) - (ref - logp) - 1;
+    double ratio = exp(logp - old);
     double clamped = fmin(fmax(ratio, 1 - o->epsilon), 1 + o->epsilon);
     *clipped = clamped * A < ratio * A;
-    *d = (*clipped ? 0 : -ratio * A) + o->beta * (1 - exp(ref - logp));
-    return -fmin(ratio * A, clamped * A) + o->beta * kl;
+    *dlogp = *clipped ? 0 : -ratio * A;
+    return -fmin(ratio * A, clamped * A);
 }
 
 // CISPO (MiniMax-M1, 2025) clips the weight of a token's gradient instead of the gradient:
-//     -min(ratio, epsilon_high) A logp + beta kl,  the factor before logp being a constant
+//     -min(ratio, epsilon_high) A logp,  the factor before logp being a constant
 // so every token goes on learning.
-static double cispo_token(double logp, double old, double ref, double A, const Options *o,
-                          double *d, bool *clipped) {
-    double ratio = exp(logp - old), kl = exp(ref - logp) - (ref - logp) - 1;
-    double weight = fmin(ratio, o->epsilon_high) * A;
+static double cispo_token(double logp, double old, double A, const Options *o, double *dlogp,
+                          bool *clipped) {
+    double ratio = exp(logp - old), weight = fmin(ratio, o->epsilon_high) * A;
     *clipped = ratio > o->epsilon_high;
-    *d = -weight + o->beta * (1 - exp(ref - logp));
-    return -weight * logp + o->beta * kl;
+    *dlogp = -weight;
+    return -weight * logp;
 }
 
-// The mean over the tokens of a row, and then over the rows.
+// How far the model has gone from the reference, by one drawn token, in a form that is never
+// negative (Schulman's k3): with d = ref_logp - logp,  kl = e^d - d - 1,  kl' = 1 - e^d.
+static double kl_of(double logp, double ref) { return exp(ref - logp) - (ref - logp) - 1; }
+
+// Both add beta kl to the cost of a token, and take the mean over the tokens of a row, and then
+// over the rows. stat: three of the drawing (see fill_answers), kl, share of clipped tokens.
 static double policy_loss(float *dlogp, const float *logp, const int *at, size_t n, const Batch *b,
                           const Options *o, double stat[STATS]) {
     double loss = 0;
-    bool cispo = one_of("loss", o->loss, "grpo cispo");
+    bool cispo = !strcmp(o->loss, "cispo");
     for (size_t i = 0; i < n; i++) {
         size_t row = at[i] / b->T;
-        double ref = b->ref_logp[at[i]], share = 1.0 / b->rows / b->length[row], d;
+        double share = 1.0 / b->rows / b->length[row], ref = b->ref_logp[at[i]], d;
+        double kl = kl_of(logp[i], ref);
         bool clipped;
-        loss += share * (cispo ? cispo_token : grpo_token)(logp[i], b->old_logp[at[i]], ref,
-                                                           b->advantage[row], o, &d, &clipped);
-        dlogp[i] = share * d;
-        stat[3] += (exp(ref - logp[i]) - (ref - logp[i]) - 1) / b->n_targets;
-        stat[4] += (double)clipped / b->n_targets;
+        double cost = (cispo ? cispo_token : grpo_token)(logp[i], b->old_logp[at[i]],
+                                                         b->advantage[row], o, &d, &clipped);
+        loss += share * (cost + o->beta * kl);
+        dlogp[i] = share * (d + o->beta * (1 - exp(ref - logp[i])));
+        stat[3] += kl / b->n_targets, stat[4] += (double)clipped / b->n_targets;
     }
     return loss;
 }
 
 // =================================================================================================
 // The optimiser
+//
+// One step: the norm of all gradients, the rate that the schedule gives, and AdamW on each tensor.
 // =================================================================================================
 
 typedef struct {
@@ -1926,7 +1812,7 @@ static double schedule(double base, long step, long total, long warmup) {
     return rise * base * (0.1 + 0.45 * (1 + cos(M_PI * step / total)));
 }
 
-// The l2 norm of all gradients together, summed in double over pieces of fixed size.
+// The l2 norm of all gradients together, in pieces of fixed size, whose sums are added in double.
 static double gradient_norm(const Model *m) {
     enum { PIECE = 1 << 12 };
     size_t pieces = (m->n_params + PIECE - 1) / PIECE;
@@ -1971,20 +1857,20 @@ static void adamw_step(Model *m, const AdamW *o, double norm) {
 // moved there when it is complete.
 // =================================================================================================
 
+// The model_type of config.json, and the class that computes it in other libraries.
+static const char *const types[] = {"minimind", "llama", "qwen3", "qwen3_moe"};
+static const char *const classes[] = {"MiniMind", "Llama", "Qwen3", "Qwen3Moe"};
+
 static void config_save(const Config *c, const Tokenizer *tok, const char *dir) {
     Text t = {0};
-    // The architecture of other libraries that computes the same thing, if there is one.
-    const char *type = !c->qk_norm && !c->use_moe ? "llama" : !c->qk_norm || c->n_shared_experts
-                     ? "minimind" : c->use_moe ? "qwen3_moe" : "qwen3";
-    const char *class = !strcmp(type, "llama") ? "Llama" : !strcmp(type, "qwen3") ? "Qwen3" :
-                        !strcmp(type, "qwen3_moe") ? "Qwen3Moe" : "MiniMind";
+    int type = !c->use_moe ? 1 + c->qk_norm : c->qk_norm && !c->n_shared_experts ? 3 : 0;
     text_printf(&t, "{\n  \"model_type\": \"%s\",\n  \"architectures\": [\"%sForCausalLM\"],\n"
                 "  \"torch_dtype\": \"float32\",\n  \"hidden_act\": \"silu\",\n"
                 "  \"attention_bias\": false,\n  \"tie_word_embeddings\": true,\n"
                 "  \"bos_token_id\": %d,\n  \"eos_token_id\": %d,\n  \"pad_token_id\": %d,\n",
-                type, class, tok->bos, tok->eos, tok->pad);
+                types[type], classes[type], tok->bos, tok->eos, tok->pad);
     for (const struct Field *f = config_field; f < config_field + CONFIG_FIELDS; f++) {
-        bool flag = !f->real && fabs(f->least) <= 1 && f->most == 1;
+        bool flag = !f->real && f->most == 1;
         if (!strncmp(f->name, "yarn", 4)) continue;
         if (flag) text_printf(&t, "  \"%s\": %s,\n", f->name, config_get(c, f) ? "true" : "false");
         else text_printf(&t, "  \"%s\": %.17g,\n", f->name, config_get(c, f));
@@ -2016,13 +1902,13 @@ static void read_field(Config *c, const struct Field *f, const Json *j, const ch
     config_set(c, f, value, path);
 }
 
-// Dies unless j[key] is absent, null or `only`: a setting that is not implemented is not ignored.
-static void only(const Json *j, const char *key, const char *only, const char *path) {
+// Dies unless j[key] is absent, null or `known`: a setting that is not implemented is not ignored.
+static void only(const Json *j, const char *key, const char *known, const char *path) {
     const Json *v = json_get(j, key);
     if (!v || v->type == JSON_NULL) return;
     const char *is = v->type == JSON_STRING ? v->s : v->type == JSON_TRUE ? "true" :
                      v->type == JSON_FALSE ? "false" : "something else";
-    if (strcmp(is, only)) die("%s: %s is %s; only %s is known here", path, key, is, only);
+    if (strcmp(is, known)) die("%s: %s is %s; only %s is known here", path, key, is, known);
 }
 
 // Reads config.json of MiniMind, MiniMind2, Qwen3, Qwen3-MoE or Llama.
@@ -2034,13 +1920,15 @@ static Config config_load(const char *dir) {
     if (!json_get(j, "hidden_size")) die("%s: says no hidden_size", path);
     Config c = config_preset("minimind3");
     const char *type = json_text(j, "model_type");
-    static const char *const types[] = {"minimind", "llama", "qwen3", "qwen3_moe"};
-    for (int i = 0; type && strcmp(type, types[i]);)
-        if (++i == 4)
-            die("%s: model_type %s; known are minimind llama qwen3 qwen3_moe", path, type);
+    int known = 0; // a file that does not say is MiniMind's
+    while (type && known < 4 && strcmp(type, types[known])) known++;
+    if (known == 4)
+        die("%s: model_type %s; known are minimind llama qwen3 qwen3_moe", path, type);
+    if (known && !json_get(j, "tie_word_embeddings")) // there, what is not said is false
+        die("%s: tie_word_embeddings is missing; only true is known here", path);
     const Json *moe = json_get(j, "use_moe");
-    bool llama = type && !strcmp(type, "llama"), minimind2 = json_get(j, "n_routed_experts");
-    c.qk_norm = !llama && !minimind2;
+    bool minimind2 = json_get(j, "n_routed_experts");
+    c.qk_norm = known != 1 && !minimind2;
     c.norm_topk_prob = 1; // what MiniMind's code assumes when a file does not say
     c.seq_aux = minimind2;
     c.use_moe = !moe && (json_get(j, "num_experts") || minimind2);
@@ -2054,12 +1942,15 @@ static Config config_load(const char *dir) {
     if (kind && strcmp(kind, "default") && strcmp(kind, "yarn"))
         die("%s: RoPE of type %s; known are default and yarn", path, kind);
     bool yarn = kind && !strcmp(kind, "yarn");
+    if (yarn && known) // what other libraries do with a file that does not say
+        c.yarn_original_max = 0, c.yarn_attention_factor = NAN;
     for (const struct Field *f = config_field; f < config_field + CONFIG_FIELDS; f++) {
         bool of_yarn = !strncmp(f->name, "yarn_", 5);
         if (!of_yarn && strcmp(f->name, "yarn")) read_field(&c, f, j, path);
         if ((of_yarn && yarn) || !strcmp(f->name, "rope_theta")) read_field(&c, f, rope, path);
     }
     c.yarn = yarn;
+    if (isnan(c.yarn_attention_factor)) c.yarn_attention_factor = 0.1 * log(c.yarn_factor) + 1;
     only(j, "hidden_act", "silu", path);
     only(j, "tie_word_embeddings", "true", path);
     only(j, "attention_bias", "false", path);
@@ -2075,8 +1966,8 @@ static Config config_load(const char *dir) {
 
 static const char *const own_dtype = sizeof(float) == 8 ? "F64" : "F32";
 
-// safetensors: eight bytes of header length, a JSON header {name: {dtype, shape, data_offsets}},
-// the numbers. Streamed to disk: the model is not copied in memory.
+// safetensors: the length of the header in eight bytes, the lowest first; the header, JSON {name:
+// {dtype, shape, data_offsets}}; the numbers. Streamed to disk, not copied in memory.
 static void weights_save(const Model *m, const char *dir) {
     Text head = {0};
     text_printf(&head, "{\"__metadata__\":{\"format\":\"pt\"}");
@@ -2109,7 +2000,7 @@ static float decode_float(uint64_t bits, int exponent_bits, int mantissa_bits) {
     return sign * ldexp(value, exponent - top / 2);
 }
 
-// Fills x, the numbers of tensor t, from bytes [from, to) of f, which are of type dtype.
+// Fills x, the numbers of tensor t, from bytes [start + from, start + to) of f, of type dtype.
 static void read_tensor(float *x, const Tensor *t, FILE *f, const char *dtype, size_t start,
                         size_t from, size_t to, const char *path) {
     static const struct { const char *name; int bytes, exponent, mantissa; } types[] = {
@@ -3395,8 +3286,8 @@ static void check_gradients(Tally *tally, const char *name, const char *fields, 
     bool precise = sizeof(float) == 8;
     Model *m = check_model(name, fields);
     Batch b = batch_new(B, T);
-    Options o = default_options();
-    b.rows = B, b.T = T, o.loss = loss, o.beta = 0.3;
+    Options o = {.loss = loss, .beta = 0.3, .epsilon = 0.2, .epsilon_high = 5};
+    b.rows = B, b.T = T;
     for (int i = 0; i < B * T; i++) {
         b.ids[i] = (int)(splitmix64(i) % m->V);
         b.target[i] = splitmix64(i + 100) % 4 ? (int)(splitmix64(i + 200) % m->V) : -1;
@@ -3433,7 +3324,7 @@ static void check_gradients(Tally *tally, const char *name, const char *fields, 
 
 // Margins of +-1000, where e^margin overflows: the loss is 0 and 1000, its slope 0 and beta.
 static void check_margins(Tally *tally) {
-    Options o = default_options();
+    Options o = {.beta = 0.1};
     for (int sign = -1; sign <= 1; sign += 2) {
         float logp[2] = {0, 0}, dlogp[2];
         double ref[2] = {-sign * 5000 / o.beta * 0.2, 0}, stat[STATS] = {0};
@@ -3934,12 +3825,12 @@ static void golden_preferences(Golden *g) {
     int *ids = golden_ints(g, "ids", rows, T, 0, m->c.vocab_size);
     int *mask = golden_ints(g, "mask", rows, T, 0, 2), *at = xcalloc(rows * T1, sizeof *at);
     Batch b = batch_new(rows, T1);
-    Options o = default_options();
+    Options o = {.beta = golden_value(g, "beta")};
     double *sum = xcalloc(7 * rows, sizeof *sum), *implicit = sum + 2 * rows,
            *margin = implicit + rows;
     double right = 0;
     golden_next(g, NULL, "data_tag", NULL);
-    o.beta = golden_value(g, "beta"), b.rows = rows, b.T = T1;
+    b.rows = rows, b.T = T1;
     for (size_t r = 0; r < rows; r++)
         for (size_t t = 0, from = r % n * 2 + r / n; t < T1; t++) {
             b.ids[from * T1 + t] = ids[r * T + t];
@@ -3981,10 +3872,10 @@ static void golden_policy(Golden *g) {
         *at = xcalloc(rows * T, sizeof *at);
     int eos = golden_value(g, "eos");
     Batch b = batch_new(rows, T);
-    Options o = default_options();
+    Options o = {.beta = golden_value(g, "beta"), .epsilon = golden_value(g, "epsilon"),
+                 .epsilon_high = golden_value(g, "epsilon_high"),
+                 .loss = golden_string(g, "loss_type")};
     golden_next(g, NULL, "data_tag", NULL);
-    o.beta = golden_value(g, "beta"), o.epsilon = golden_value(g, "epsilon");
-    o.epsilon_high = golden_value(g, "epsilon_high"), o.loss = golden_string(g, "loss_type");
     b.rows = rows, b.T = T;
     // per position: mask, logp, reference, kl, loss of the token
     float *v[5];
@@ -4015,9 +3906,9 @@ static void golden_policy(Golden *g) {
             double d;
             bool clipped;
             v[0][k] = !ended;
-            v[3][k] = exp(v[2][k] - v[1][k]) - (v[2][k] - v[1][k]) - 1;
-            v[4][k] = (strcmp(o.loss, "grpo") ? cispo_token : grpo_token)(
-                v[1][k], b.old_logp[k], v[2][k], b.advantage[i], &o, &d, &clipped);
+            v[3][k] = kl_of(v[1][k], v[2][k]);
+            v[4][k] = o.beta * v[3][k] + (strcmp(o.loss, "grpo") ? cispo_token : grpo_token)(
+                v[1][k], b.old_logp[k], b.advantage[i], &o, &d, &clipped);
             if (ended) b.target[k] = -1;
             else b.length[i]++, b.n_targets++, kl_sum += v[3][k];
             ended |= ids[i * T + t + 1] == eos;
@@ -4710,7 +4601,7 @@ static double bench_training(Config c, size_t B, size_t T, bool parts) {
     model_allocate(m, true, 32);
     model_init(m, 1);
     Acts *a = acts_new(m, TRAINING, B * T, 0, 0);
-    Options o = default_options();
+    Options o = {0};
     Batch b = batch_new(B, T);
     b.rows = B, b.T = T, b.n_targets = B * T;
     for (size_t i = 0; i < B * T; i++) b.ids[i] = splitmix64(i) % m->V;
@@ -4857,7 +4748,127 @@ static void cmd_bench(const Options *o) {
 
 // =================================================================================================
 // The commands
+//
+// One table says which options there are, which commands know them and what they may be.
 // =================================================================================================
+
+// The letters of the commands, as in their table: p pretrain, s sft, d dpo, g grpo are the stages
+// of training; w generate (write), c chat, e eval, i info, b bench, t (tiny) world, r run.
+static const struct Option {
+    const char *name, *commands; // the letters of the commands that know it
+    char kind;                   // s text, i whole number, f number
+    size_t offset;
+    double least, most, preset;  // NAN: not said
+    const char *text, *meaning;  // text: the preset of a text
+} option_table[] = {
+#define AT(field) offsetof(Options, field)
+#define STAGES "psdg"
+    {"data", STAGES "e", 's', AT(data), 0, 0, 0, NULL, "JSONL or plain text; several with commas"},
+    {"held-out", STAGES, 's', AT(held_out), 0, 0, 0, NULL,
+     "measure on this file, not on every 50th document"},
+    {"tokenizer", STAGES "i", 's', AT(tokenizer), 0, 0, 0, NULL, "folder or tokenizer.json"},
+    {"preset", STAGES "ib", 's', AT(preset), 0, 0, 0, NULL, "sizes to start from, see help"},
+    {"model", STAGES "wcei", 's', AT(model), 0, 0, 0, NULL, "checkpoint folder to start from"},
+    {"out", STAGES "t", 's', AT(out), 0, 0, 0, NULL, "folder for what the command makes"},
+    {"steps", STAGES, 'i', AT(steps), 0, 1e9, 0, NULL,
+     "optimiser steps; 0: as many as --epochs take"},
+    {"epochs", STAGES, 'i', AT(epochs), 1, 1e6, 1, NULL, "passes over the data"},
+    {"batch", STAGES "i", 'i', AT(batch), 1, 1e6, 8, NULL,
+     "sequences (pairs, prompts) in memory at a time"},
+    {"seq", STAGES "i", 'i', AT(seq), 1, 1 << 24, 0, NULL, "tokens in a sequence, at most"},
+    {"lr", STAGES, 'f', AT(lr), 0, 10, NAN, NULL, "highest learning rate; each stage has its own"},
+    {"warmup", STAGES, 'i', AT(warmup), 0, 1e9, 0, NULL, "steps in which the rate rises to it"},
+    {"accumulate", STAGES, 'i', AT(accumulate), 1, 1e6, 1, NULL, "batches for one optimiser step"},
+    {"beta2", STAGES, 'f', AT(beta2), 0, 0.999999, 0.95, NULL,
+     "AdamW's memory of squared gradients"},
+    {"weight-decay", STAGES, 'f', AT(weight_decay), 0, 10, 0.1, NULL,
+     "of matrices; norms never decay"},
+    {"clip", STAGES, 'f', AT(clip), 0, 1e9, 1, NULL, "longest gradient; 0: any"},
+    {"eval-every", STAGES, 'i', AT(eval_every), 0, 1e9, 0, NULL,
+     "steps between measurements; 0: a tenth"},
+    {"recompute", STAGES, 'i', AT(recompute), 0, 1, 0, NULL,
+     "1: less memory, up to a third more work"},
+    {"beta", "dg", 'f', AT(beta), 0, 100, 0.1, NULL, "how much the reference holds the model back"},
+    {"loss", "g", 's', AT(loss), 0, 0, 0, "grpo", "grpo or cispo"},
+    {"num-generations", "g", 'i', AT(num_generations), 2, 4096, 8, NULL, "answers to each prompt"},
+    {"updates", "g", 'i', AT(updates), 1, 100, 1, NULL, "optimiser steps on the same answers"},
+    {"epsilon", "g", 'f', AT(epsilon), 0, 1, 0.2, NULL, "grpo: the ratio's room around 1"},
+    {"epsilon-high", "g", 'f', AT(epsilon_high), 1, 100, 5, NULL, "cispo: the ratio's limit"},
+    {"think", "gwce", 'i', AT(think), 0, 1, 0, NULL, "1: the answer begins with thoughts"},
+    {"seed", STAGES "rwct", 'i', AT(seed), 0, 1e15, 1, NULL, "the same seed gives the same bits"},
+    {"threads", STAGES "rwceitb", 'i', AT(threads), 1, 1024, 0, NULL, "all cores when not said"},
+    {"weights", "wce", 's', AT(weights), 0, 0, 0, "f32", "keep them as f32, bf16 or int8"},
+    {"task", "e", 's', AT(task), 0, 0, 0, "ppl", "ppl, qa, think, pref or choice"},
+    {"prompt", "w", 's', AT(prompt), 0, 0, 0, "", "text to continue"},
+    {"max-new-tokens", "gwce", 'i', AT(max_new_tokens), 1, 1 << 24, 256, NULL, "longest answer"},
+    {"temperature", "gwc", 'f', AT(temperature), 0, 100, 0.85, NULL,
+     "0: always the most probable token"},
+    {"top-k", "wc", 'i', AT(top_k), 0, 1e9, 50, NULL, "draw from the k most probable; 0: from all"},
+    {"top-p", "wc", 'f', AT(top_p), 0, 1, 0.85, NULL,
+     "draw from the most probable that hold p together"},
+    {"repetition-penalty", "wc", 'f', AT(repetition_penalty), 0.01, 100, 1, NULL, "1: none"},
+    {"documents", "t", 'i', AT(documents), 1, 1e9, 30000, NULL, "texts in the training part"},
+#undef AT
+};
+enum { OPTIONS = sizeof option_table / sizeof *option_table };
+
+static void option_set(Options *o, const struct Option *p, const char *text, double number) {
+    char *at = (char *)o + p->offset;
+    if (p->kind == 's') *(const char **)at = text;
+    else if (p->kind == 'i') *(long *)at = (long)number;
+    else *(double *)at = number;
+}
+
+static Options default_options(void) {
+    Options o = {0};
+    for (const struct Option *p = option_table; p < option_table + OPTIONS; p++)
+        option_set(&o, p, p->text, p->preset);
+    return o;
+}
+
+static double parse_number(const char *name, const char *s, double least, double most, bool whole) {
+    char *end;
+    double value = strtod(s, &end);
+    if (!*s || *end || !(value >= least && value <= most) || (whole && value != floor(value)))
+        die("--%s %s: allowed is %s from %.15g to %.15g", name, s,
+            whole ? "a whole number" : "a number", least, most);
+    return value;
+}
+
+// Reads "--name value" pairs behind a command; `letter` is the command's. Dies with what is
+// allowed.
+static void parse_options(Options *o, int argc, char **argv, char letter) {
+    bool sized = strchr(STAGES "i", letter);
+    for (int i = 0; i < argc; i += 2) {
+        const char *name = argv[i] + 2;
+        if (strncmp(argv[i], "--", 2)) die("%s: options look like --name value", argv[i]);
+        const struct Option *p = option_table, *end = p + OPTIONS;
+        while (p < end && (strcmp(p->name, name) || !strchr(p->commands, letter))) p++;
+        const struct Field *f = sized ? config_find(name, false) : NULL;
+        if (p == end && !f) die("--%s: this command has no such option; see minimind help", name);
+        if (p == end && f == config_field && letter != 'i')
+            die("--%s: the tokenizer decides it", name);
+        if (i + 1 >= argc) die("--%s: its value is missing", name);
+        const char *value = argv[i + 1];
+        if (p == end) {
+            config_set(&o->set, f, parse_number(name, value, f->least, f->most, !f->real), name);
+            o->is_set[f - config_field] = true;
+        } else {
+            bool text = p->kind == 's', whole = p->kind == 'i';
+            option_set(o, p, value, text ? 0 : parse_number(name, value, p->least, p->most, whole));
+        }
+    }
+    if (o->threads) n_threads = (int)o->threads;
+}
+
+// Which of the words, separated by spaces, an option's value is, from 0 on; dies if it is none.
+static int one_of(const char *option, const char *value, const char *words) {
+    size_t n = strlen(value);
+    int i = 0;
+    for (const char *w = words; *w; w += strcspn(w, " "), w += *w == ' ', i++)
+        if (!strncmp(w, value, n) && n == strcspn(w, " ")) return i;
+    die("--%s %s: allowed is one of %s", option, value, words);
+}
 
 // The configuration that the options ask for: a preset or a checkpoint's, then single fields.
 static Config options_config(const Options *o, const Tokenizer *tok) {
