@@ -3515,6 +3515,13 @@ static void golden_compare(Golden *g, const Record *r, int first, const double *
     report(g->tally, what, worst, limit);
 }
 
+// The same for the record of a key, and id if that is not NULL; a file may have none.
+static void golden_check(Golden *g, const char *key, const char *id, const double *got, size_t n,
+                         double scale, double limit) {
+    Record *r = golden_next(g, NULL, key, id);
+    if (r) golden_compare(g, r, id ? 2 : 1, got, (int)n, scale, limit);
+}
+
 typedef struct {
     double v[6]; // l2, probe, the first four entries: see section 2 of notes/golden/README.md
 } Digest;
@@ -3561,23 +3568,30 @@ static Config golden_config(Golden *g) {
     return c;
 }
 
-// Reads a matrix of whole numbers: one record a row, the row's number second.
-static int *golden_ints(Golden *g, const char *key, size_t rows, size_t cols, int least,
-                        int bound) {
-    int *x = xcalloc(rows * cols, sizeof *x);
+// Reads a matrix, one record a row, the row's number second, into x (rows, stride) from column
+// `first` on. Every number must be from least to most.
+static void golden_matrix(Golden *g, const char *key, float *x, size_t rows, size_t cols,
+                          size_t stride, size_t first, double least, double most) {
     Record *r = NULL;
     for (size_t i = 0; i < rows; i++) {
         if (!(r = golden_next(g, r, key, NULL)) || r->n != (int)cols + 2)
             die("%s: row %zu of %s is not there or not %zu long", g->path, i, key, cols);
         for (size_t j = 0; j < cols; j++) {
             double value = golden_number(g, r, (int)j + 2);
-            if (!(value >= least && value < bound))
-                die("%s: %s row %zu: %g is not from %d to %d", g->path, key, i, value, least,
-                    bound - 1);
-            x[i * cols + j] = (int)value;
+            if (!(value >= least && value <= most))
+                die("%s: %s row %zu: %g is not from %g to %g", g->path, key, i, value, least, most);
+            x[i * stride + first + j] = value;
         }
     }
-    return x;
+}
+
+static int *golden_ints(Golden *g, const char *key, size_t rows, size_t cols, int least, int most) {
+    float *x = xcalloc(rows * cols, sizeof *x); // holds whole numbers up to 2^24
+    int *whole = xcalloc(rows * cols, sizeof *whole);
+    golden_matrix(g, key, x, rows, cols, cols, 0, least, most);
+    for (size_t i = 0; i < rows * cols; i++) whole[i] = (int)x[i];
+    free(x);
+    return whole;
 }
 
 // One digest record a tensor, of its weights with this limit, or of its gradients with the
@@ -3646,14 +3660,15 @@ static double golden_router(Golden *g, const Model *m, const Acts *a, bool compa
     for (size_t l = 0; l < m->L && m->E; l++) {
         const Routing *r = &a->layer[l].route;
         char id[24];
-        double *v = xcalloc(2 * m->E + a->T * m->K, sizeof *v);
-        double *mean = v + m->E, *choice = mean + m->E;
+        double *count = xcalloc(3 * m->E + a->T * m->K, sizeof *count);
+        double *mean = count + m->E, *last = mean + m->E, *choice = last + m->E;
         for (size_t n = 0; n < a->N; n++) {
             float next = 0;
             for (size_t e = 0; e < m->E; e++) {
                 bool taken = false;
                 for (size_t k = 0; k < m->K; k++) taken |= r->choice[n * m->K + k] == (int)e;
-                v[e] += taken;
+                count[e] += taken;
+                last[e] = r->prob[n * m->E + e];
                 mean[e] += r->prob[n * m->E + e] / (double)a->N;
                 if (!taken) next = fmaxf(next, r->prob[n * m->E + e]);
             }
@@ -3661,17 +3676,13 @@ static double golden_router(Golden *g, const Model *m, const Acts *a, bool compa
         }
         snprintf(id, sizeof id, "%zu", l);
         for (size_t i = 0; i < a->T * m->K; i++) choice[i] = r->choice[(a->N - a->T) * m->K + i];
-        struct { const char *key; const double *v; size_t n; double limit; } row[] = {
-            {"router_counts", v, m->E, 0}, {"router_mean_prob", mean, m->E, 2e-5},
-            {"router_choice", choice, a->T * m->K, 0}};
-        for (size_t i = 0; compare && i < 3; i++) {
-            Record *want = golden_next(g, NULL, row[i].key, id);
-            if (want) golden_compare(g, want, 2, row[i].v, row[i].n, 1, row[i].limit);
+        if (compare) {
+            golden_check(g, "router_counts", id, count, m->E, 1, 0);
+            golden_check(g, "router_mean_prob", id, mean, m->E, 1, 2e-5);
+            golden_check(g, "router_choice", id, choice, a->T * m->K, 1, 0);
+            golden_check(g, "router_prob_last", id, last, m->E, 1, 2e-5);
         }
-        for (size_t e = 0; e < m->E; e++) v[e] = r->prob[(a->N - 1) * m->E + e];
-        Record *want = compare ? golden_next(g, NULL, "router_prob_last", id) : NULL;
-        if (want) golden_compare(g, want, 2, v, m->E, 1, 2e-5);
-        free(v);
+        free(count);
     }
     return gap;
 }
@@ -3702,16 +3713,13 @@ static void golden_generation(Golden *g, Model *m, const char *tag) {
     }
     acts_free(a);
     golden_weights(m, tag);
-    if ((r = golden_next(g, NULL, "gen_tokens", NULL))) golden_compare(g, r, 1, tokens, NEW, 1, 0);
-    if ((r = golden_next(g, NULL, "gen_best_logit", NULL)))
-        golden_compare(g, r, 1, best, NEW, 0, 1e-4);
-    if ((r = golden_next(g, NULL, "gen_min_logit_gap", NULL)))
-        golden_compare(g, r, 1, &gap, 1, 1, 1e-4);
+    golden_check(g, "gen_tokens", NULL, tokens, NEW, 1, 0);
+    golden_check(g, "gen_best_logit", NULL, best, NEW, 0, 1e-4);
+    golden_check(g, "gen_min_logit_gap", NULL, &gap, 1, 1, 1e-4);
 }
 
 static void golden_scalar(Golden *g, const char *key, double got, double scale, double limit) {
-    Record *r = golden_next(g, NULL, key, NULL);
-    if (r) golden_compare(g, r, 1, &got, 1, scale, limit);
+    golden_check(g, key, NULL, &got, 1, scale, limit);
 }
 
 // A language-model case: one batch forward and backward, generation, ten optimiser steps.
@@ -3720,8 +3728,8 @@ static void golden_language_model(Golden *g) {
     size_t B = golden_value(g, "batch"), T = golden_value(g, "seq"), N = B * T;
     const char *tag = golden_string(g, "weight_tag");
     golden_next(g, NULL, "data_tag", NULL);
-    int *ids = golden_ints(g, "input_ids", B, T, 0, c.vocab_size);
-    int *labels = golden_ints(g, "labels", B, T, -100, c.vocab_size);
+    int *ids = golden_ints(g, "input_ids", B, T, 0, c.vocab_size - 1);
+    int *labels = golden_ints(g, "labels", B, T, -100, c.vocab_size - 1);
     int *target = xcalloc(N, sizeof *target), *all = xcalloc(N, sizeof *all);
     Batch batch = {.rows = B, .T = T, .ids = ids, .target = target};
     for (size_t n = 0; n < N; n++) { // (in `all` every row has a target, so that it gets logits)
@@ -3765,8 +3773,7 @@ static void golden_language_model(Golden *g) {
         } else golden_tensors(g, m, key, false, 4e-5);
         model_backward(m, a);
         double v[4] = {ce + aux, ce, aux, gradient_norm(m)};
-        Record *r = golden_next(g, NULL, "step", id);
-        if (r) golden_compare(g, r, 2, v, 4, 0, 2e-5);
+        golden_check(g, "step", id, v, 4, 0, 2e-5);
         if (step == 0) {
             golden_tensors(g, m, "grad", true, 0);
             golden_scalar(g, "grad_norm", v[3], 0, 1e-4);
@@ -3780,19 +3787,6 @@ static void golden_language_model(Golden *g) {
     golden_scalar(g, "router_min_gap_all_steps", gap, 1, 2e-5);
     acts_free(a), model_free(m);
     free(ids), free(labels), free(target), free(all);
-}
-
-// Reads a matrix of numbers, one record a row, its number second, into x (rows, stride) from column
-// `first` on.
-static void golden_matrix(Golden *g, const char *key, float *x, size_t rows, size_t stride,
-                          size_t first, size_t cols) {
-    Record *r = NULL;
-    for (size_t i = 0; i < rows; i++) {
-        if (!(r = golden_next(g, r, key, NULL)) || r->n != (int)cols + 2)
-            die("%s: row %zu of %s is not there or not %zu long", g->path, i, key, cols);
-        for (size_t j = 0; j < cols; j++)
-            x[i * stride + first + j] = golden_number(g, r, (int)j + 2);
-    }
 }
 
 // A model of the file's configuration with the weights of a tag.
@@ -3822,8 +3816,8 @@ static void golden_preferences(Golden *g) {
     size_t n = golden_value(g, "batch"), T = golden_value(g, "seq"), rows = 2 * n, T1 = T - 1;
     Model *m = golden_model(g, "weight_tag"), *ref = golden_model(g, "ref_weight_tag");
     Acts *a = acts_new(m, TRAINING, rows * T1, 0, 0);
-    int *ids = golden_ints(g, "ids", rows, T, 0, m->c.vocab_size);
-    int *mask = golden_ints(g, "mask", rows, T, 0, 2), *at = xcalloc(rows * T1, sizeof *at);
+    int *ids = golden_ints(g, "ids", rows, T, 0, m->c.vocab_size - 1);
+    int *mask = golden_ints(g, "mask", rows, T, 0, 1), *at = xcalloc(rows * T1, sizeof *at);
     Batch b = batch_new(rows, T1);
     Options o = {.beta = golden_value(g, "beta")};
     double *sum = xcalloc(7 * rows, sizeof *sum), *implicit = sum + 2 * rows,
@@ -3849,14 +3843,11 @@ static void golden_preferences(Golden *g) {
     for (size_t r = 0; r < rows; r++) implicit[r] = o.beta * (sum[r] - sum[rows + r]);
     for (size_t i = 0; i < n; i++)
         margin[i] = implicit[i] - implicit[n + i], right += (margin[i] > 0) / (double)n;
-    const struct { const char *key; const double *v; size_t n; double scale; } row[] = {
-        {"policy_logp_sum", sum, rows, 0}, {"ref_logp_sum", sum + rows, rows, 0},
-        {"implicit_reward", implicit, rows, 1}, {"margin", margin, n, 1},
-        {"accuracy", &right, 1, 1}};
-    for (int i = 0; i < 5; i++) {
-        Record *r = golden_next(g, NULL, row[i].key, NULL);
-        if (r) golden_compare(g, r, 1, row[i].v, row[i].n, row[i].scale, 1e-5);
-    }
+    golden_check(g, "policy_logp_sum", NULL, sum, rows, 0, 1e-5);
+    golden_check(g, "ref_logp_sum", NULL, sum + rows, rows, 0, 1e-5);
+    golden_check(g, "implicit_reward", NULL, implicit, rows, 1, 1e-5);
+    golden_check(g, "margin", NULL, margin, n, 1, 1e-5);
+    golden_scalar(g, "accuracy", right, 1, 1e-5);
     golden_objective(g, m, a, &b, dpo_loss, &o, "loss_dpo", gap);
     free(ids), free(mask), free(at), free(sum);
     batch_free(&b), acts_free(a), model_free(m), model_free(ref);
@@ -3868,8 +3859,8 @@ static void golden_policy(Golden *g) {
     size_t P = golden_value(g, "prompt_len"), first = P - 1, n = T - P;
     Model *m = golden_model(g, "weight_tag"), *ref = golden_model(g, "ref_weight_tag");
     Acts *a = acts_new(m, TRAINING, rows * T, 0, 0);
-    int *ids = golden_ints(g, "ids", rows, T, 0, m->c.vocab_size),
-        *at = xcalloc(rows * T, sizeof *at);
+    int *ids = golden_ints(g, "ids", rows, T, 0, m->c.vocab_size - 1);
+    int *at = xcalloc(rows * T, sizeof *at);
     int eos = golden_value(g, "eos");
     Batch b = batch_new(rows, T);
     Options o = {.beta = golden_value(g, "beta"), .epsilon = golden_value(g, "epsilon"),
@@ -3881,7 +3872,7 @@ static void golden_policy(Golden *g) {
     float *v[5];
     const char *const key[5] = {"completion_mask", "logp", "ref_logp", "kl", "per_token_loss"};
     for (int k = 0; k < 5; k++) v[k] = xcalloc(rows * T, sizeof *v[k]);
-    golden_matrix(g, "old_logp", b.old_logp, rows, T, first, n);
+    golden_matrix(g, "old_logp", b.old_logp, rows, n, T, first, -INFINITY, 0);
     for (size_t r = 0; r < rows; r++) { // every completion token is a target first, to see its logp
         memcpy(b.ids + r * T, ids + r * T, T * sizeof(int));
         for (size_t t = 0; t < T; t++)
@@ -3897,8 +3888,7 @@ static void golden_policy(Golden *g) {
     Record *r = golden_next(g, NULL, "rewards", NULL);
     for (size_t i = 0; r && i < rows; i++) rewards[i] = golden_number(g, r, 1 + (int)i);
     for (size_t i = 0; i < rows; i += G) group_advantages(b.advantage + i, rewards + i, G);
-    if ((r = golden_next(g, NULL, "advantage", NULL)))
-        golden_compare(g, r, 1, b.advantage, rows, 1, 1e-5);
+    golden_check(g, "advantage", NULL, b.advantage, rows, 1, 1e-5);
     for (size_t i = 0; i < rows; i++) {
         bool ended = false;
         for (size_t t = first; t < T - 1; t++) {
@@ -4057,13 +4047,13 @@ static const struct List { char name; Both items; } lists[] = {
            "豆子|玉米|蜂蜜|沙拉"}},
     {'l', {"forest|valley|desert|field|garden|swamp|cave|village",
            "森林|山谷|沙漠|田野|花园|沼泽|山洞|村庄"}},
-    {'k', {"red|white|black|brown|grey|yellow|green|blue", "红色|白色|黑色|棕色|灰色|"
-                                                           "黄色|绿色|蓝色"}},
+    {'k', {"red|white|black|brown|grey|yellow|green|blue",
+           "红色|白色|黑色|棕色|灰色|黄色|绿色|蓝色"}},
     {'W', {"river|sea|lake|canal", "河|海|湖|运河"}},
     {'G', {"bridges|towers|parks|markets|museums|boats|trains|music",
            "桥|高塔|公园|集市|博物馆|船|火车|音乐"}},
-    {'K', {"hot|cold|rainy|windy|sunny|foggy|snowy|mild", "炎热|寒冷|多雨|多风|晴朗|"
-                                                          "多雾|多雪|温和"}},
+    {'K', {"hot|cold|rainy|windy|sunny|foggy|snowy|mild",
+           "炎热|寒冷|多雨|多风|晴朗|多雾|多雪|温和"}},
     {'x', {"hat|book|cup|lamp|chair|bag|mirror|ball|kite|clock|drum|bell|box|ring|basket|candle",
            "帽子|本子|杯子|台灯|椅子|袋子|镜子|皮球|风筝|闹钟|小鼓|铃铛|"
            "箱子|戒指|篮子|蜡烛"}},
@@ -4243,9 +4233,8 @@ static const struct Kind {
              "风给$s带来$v的日子。|就算春天$s也很$v。|人们说$s总是很$v。"},
        {"How is the weather in $n?|What kind of place is $n?|What are the days like in $n?|"
         "Tell me about the weather in $n.",
-        "$n的天气怎么样？|"
-        "$n是个什么样的地方？|$n全年怎么样？|"
-                                            "告诉我$n的天气。"}}}},
+        "$n的天气怎么样？|$n是个什么样的地方？|"
+        "$n全年怎么样？|告诉我$n的天气。"}}}},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
