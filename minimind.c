@@ -2124,7 +2124,7 @@ typedef struct {
 } Document;
 
 typedef struct {
-    CacheHead *head;        // the mapped file: then n_documents Documents, then n_ids ids
+    CacheHead *head;        // the mapped file; see build_cache
     Document *document;     // training part first
     int *id;
     size_t size, n_train;   // of the file in bytes; documents of the training part
@@ -2139,7 +2139,7 @@ typedef struct { // what tokenising adds to
     Tokenizer *tok;
     size_t unit, T;
     CacheHead head;
-    Ids ids[2];             // of the training part (if there is no file) and the held-out part
+    Ids ids[2];             // of the training part, as far as not yet in the file; held out
     Document *document[2];
     size_t n[2], cap[2], seen;
     FILE *out;              // where the ids of the training part go, or NULL
@@ -2165,6 +2165,7 @@ static void add_text(Builder *b, const char *s, size_t n, bool begins, bool ends
     if (b->tok->bos >= 0 && (begins || p)) ids_push(ids, b->tok->bos);
     tokenizer_encode(b->tok, s, n, true, ids);
     if (b->tok->eos >= 0 && (ends || p)) ids_push(ids, b->tok->eos);
+    if (b->unit && ids->n == from) return; // a row needs a token
     if (b->unit && ids->n - from > b->T + 1) ids->n = from + b->T + 1, b->head.n_cut++;
     for (size_t i = from; i < ids->n; i++) ids->id[i] |= TRAINED;
     if (!p) b->head.n_train += ids->n - from;
@@ -2265,7 +2266,8 @@ static uint64_t hash_files(uint64_t h, const char *list) {
     return h;
 }
 
-// The file is laid out as: head, ids of the training part, held-out ids, documents of both.
+// The file is laid out as: head, ids of the training part, held-out ids, zeros up to a multiple of
+// sizeof(Document), documents of both parts.
 static void build_cache(Builder *b, const char *train, const char *held_out, const char *name) {
     NewFile file = new_file("out/cache", name);
     double start = seconds();
@@ -2287,8 +2289,7 @@ static void build_cache(Builder *b, const char *train, const char *held_out, con
     if (ftruncate(fileno(file.f), ftello(file.f))) die("out/cache/%s: %s", name, strerror(errno));
     rewind(file.f);
     fwrite(&b->head, sizeof b->head, 1, file.f);
-    if (!b->head.n_ids)
-        remove(file.tmp), die("%s: there is nothing to train on", train ? train : held_out);
+    if (!b->head.n_ids) die("%s: there is nothing to train on", train ? train : held_out);
     new_file_done(&file);
     fprintf(stderr, "%" PRIu64 " tokens to train on, %zu held out in %zu documents (%.1f s)\n",
             b->head.n_train, b->ids[1].n, b->n[1], seconds() - start);
@@ -2537,7 +2538,7 @@ struct Run {
     size_t rows;                  // of a step, at most
     double *ref_sum;              // DPO: of each document, the reference's log-probability
     struct Tasks *tasks, *held;   // GRPO: the prompts
-    size_t next_task, updates;    // the next prompt; optimiser steps on the answers at hand
+    size_t next_task, updates;    // the next prompt; steps left on the answers at hand
     bool (*enough)(Run *);        // asked after each measurement: stop here?
 };
 
@@ -2891,7 +2892,8 @@ static void complete(const Model *m, Acts *a, Answer *answer, size_t n, size_t n
         for (size_t i = 0; i < n; i++) {
             Answer *x = &answer[i];
             size_t made = x->ids.n - x->prompt;
-            if (x->done || made >= new_tokens || x->ids.n >= a->room || interrupted) continue;
+            bool stop = on_token && interrupted; // Ctrl-C ends what is spoken, not a measurement
+            if (x->done || made >= new_tokens || x->ids.n >= a->room || stop) continue;
             float *row = logits + i * m->V;
             sampling_distribution(row, vocab_size, x->ids.id, x->ids.n, how);
             int id = draw(row, vocab_size, uniform(splitmix64(seed + i), x->ids.n));
@@ -2968,9 +2970,9 @@ typedef struct Tasks {
 
 enum { OR = '\x1E' }; // between answers of which any will do
 
-static void add_answer(Text *t, const char *s) {
+static void add_answer(Text *t, const char *s, size_t n) {
     if (t->len) text_append(t, &(char){OR}, 1);
-    text_append(t, s ? s : "", s ? strlen(s) : 0);
+    text_append(t, s, n);
 }
 
 // n bytes of an answer without what does not count: white space at its ends, a last full stop, "$"
@@ -3006,13 +3008,13 @@ static Tasks *tasks_load(const char *list, Tokenizer *tok, bool think) {
                 die("%s:%zu: \"conversations\" has to end with a question and an assistant's turn",
                     path, r.number);
             Text answer = {0};
-            text_append(&answer, "", 0);
-            const char *said = json_text(last, "content"),
-                       *thought = said ? strstr(said, "</think>") : 0;
-            if (!gt) add_answer(&answer, thought ? thought + strlen("</think>") : said);
-            for (const Json *e = gt && gt->type == JSON_ARRAY ? gt->child : NULL; e; e = e->next)
-                add_answer(&answer, e->s);
-            if (gt && gt->type == JSON_STRING) add_answer(&answer, gt->s);
+            bool list = gt && gt->type == JSON_ARRAY;
+            const char *said = json_text(last, "content");
+            const char *close = said ? strstr(said, "</think>") : NULL;
+            if (close) said = close + strlen("</think>");
+            if (!gt && said) add_answer(&answer, said, strlen(said));
+            for (const Json *e = list ? gt->child : gt; e; e = list ? e->next : NULL)
+                if (e->s) add_answer(&answer, e->s, e->len); // a string, or a number as it stands
             if (!answer.len) die("%s:%zu: there is no answer to check with", path, r.number);
             before->next = NULL; // the last turn is not shown
             const char *error = chat_record(&chat, r.json, messages, true, think);
@@ -3154,7 +3156,8 @@ static void fill_answers(Run *run) {
     b->rows = run->rows, b->T = 1, b->n_targets = 0;
     memset(b->stat, 0, sizeof b->stat);
     for (size_t r = 0; r < b->rows; r++) {
-        uint64_t turn = run->next_task + r / G; // prompts in a new random order each time round
+        // prompts in strides of a prime, from another start each time round
+        uint64_t turn = run->next_task + r / G;
         uint64_t stream = splitmix64(o->seed + 77) + turn / run->tasks->n;
         task[r] = (splitmix64(stream) + turn * 7919) % run->tasks->n;
         const Ids *prompt = &run->tasks->prompt[task[r]];
@@ -4123,7 +4126,8 @@ static void set(World *w, char name, const char *from, const char *to) {
 
 // Every thing of a kind has three properties; each has a list of values, six wordings and four
 // questions. In a wording $S, $s, $o and $H are pronouns: the thing as subject, as object, as
-// owner; $v is the value, $n the name. The first wording is how a question is answered: in words of
+// owner; $v is the value, $n the name. Each wording has one, for a name may stand in its place, and
+// that draw is counted. The first wording is how a question is answered: in words of
 // the texts and with a pronoun. The form of the answer decides whether knowledge is found: a model
 // that has to begin with a name it was never asked about says another one, and so does not find the
 // rest.
@@ -4190,9 +4194,9 @@ static const struct Kind {
         "$n住在哪里？|$n的家在哪里？|"
         "$n在哪里睡觉？|告诉我$n住在哪里。"}},
       {'k', {"$S is $v.|$H colour is $v.|$S has a $v back.|You know $o by the colour $v.|"
-             "From head to tail $s is $v.|Its coat looks $v.",
+             "From head to tail $s is $v.|$H coat looks $v.",
              "$S是$v的。|$S的颜色是$v。|$S的背是$v的。|看到$v就认得$s。|"
-             "从头到尾$s都是$v。|毛皮看起来是$v。"},
+             "从头到尾$s都是$v。|$S的毛皮看起来是$v。"},
        {"What colour is the $n?|What is the colour of the $n?|Which colour does the $n have?|"
         "Tell me the colour of the $n.",
         "$n是什么颜色的？|$n的颜色是什么？|"
@@ -4274,8 +4278,8 @@ static void set_fact(World *w, size_t k, size_t i, size_t p) {
     set(w, 'v', from, to);
 }
 
-// Names a thing, tells its three properties in any order, by name or of "her", "him" or "it", and
-// some news.
+// Names a thing, tells its three properties in any order (turn and swap give each of the six once),
+// by name or of "her", "him" or "it", and some news.
 static void tell_thing(World *w, size_t k) {
     const struct Kind *kind = &kinds[k];
     size_t i = pick(w, things(kind, w->zh)), turn = pick(w, 3), swap = pick(w, 2);
@@ -4701,6 +4705,7 @@ static void bench_scaling(const char *what, const char *fields, const char *fiel
 }
 
 static void cmd_bench(const Options *o) {
+    if (o->preset) config_preset(o->preset); // dies if there is none of that name
     double peak = peak_gflops();
     printf("%d thread%s: the kernel computes %.1f GFLOP/s\n\n", n_threads,
            n_threads > 1 ? "s" : "", peak);
@@ -4764,7 +4769,7 @@ static const struct Option {
     {"epochs", STAGES, 'i', AT(epochs), 1, 1e6, 1, NULL, "passes over the data"},
     {"batch", STAGES "i", 'i', AT(batch), 1, 1e6, 8, NULL,
      "sequences (pairs, prompts) in memory at a time"},
-    {"seq", STAGES "i", 'i', AT(seq), 1, 1 << 24, 0, NULL, "tokens in a sequence, at most"},
+    {"seq", "psdi", 'i', AT(seq), 1, 1 << 24, 0, NULL, "tokens in a sequence, at most"},
     {"lr", STAGES, 'f', AT(lr), 0, 10, NAN, NULL, "highest learning rate; each stage has its own"},
     {"warmup", STAGES, 'i', AT(warmup), 0, 1e9, 0, NULL, "steps in which the rate rises to it"},
     {"accumulate", STAGES, 'i', AT(accumulate), 1, 1e6, 1, NULL, "batches for one optimiser step"},
@@ -4783,7 +4788,7 @@ static const struct Option {
     {"updates", "g", 'i', AT(updates), 1, 100, 1, NULL, "optimiser steps on the same answers"},
     {"epsilon", "g", 'f', AT(epsilon), 0, 1, 0.2, NULL, "grpo: the ratio's room around 1"},
     {"epsilon-high", "g", 'f', AT(epsilon_high), 1, 100, 5, NULL, "cispo: the ratio's limit"},
-    {"think", "gwce", 'i', AT(think), 0, 1, 0, NULL, "1: the answer begins with thoughts"},
+    {"think", "gwc", 'i', AT(think), 0, 1, 0, NULL, "1: the answer begins with thoughts"},
     {"seed", STAGES "rwct", 'i', AT(seed), 0, 1e15, 1, NULL, "the same seed gives the same bits"},
     {"threads", STAGES "rwceitb", 'i', AT(threads), 1, 1024, 0, NULL, "all cores when not said"},
     {"weights", "wce", 's', AT(weights), 0, 0, 0, "f32", "keep them as f32, bf16 or int8"},
@@ -5091,9 +5096,10 @@ static void print_ratio(const char *what, Ratio r, double scale) {
 }
 
 static void eval_text(const Options *o, Tokenizer *tok, const Model *m, Acts *a, size_t context) {
-    Reader r = reader_open(o->data);
+    char *first = strndup(o->data, strcspn(o->data, ",")); // its records tell what all of them are
+    Reader r = reader_open(first);
     bool chat = reader_next(&r) && r.json && !json_get(r.json, "text");
-    reader_close(&r);
+    reader_close(&r), free(first);
     Data *d = data_open(NULL, o->data, tok, chat, context, 0);
     Score s = score(m, a, d->id, d->document, d->head->n_documents, context);
     printf("documents              %zu\ntokens                 %.0f\n", s.n, s.tokens);
@@ -5111,7 +5117,7 @@ static void eval_text(const Options *o, Tokenizer *tok, const Model *m, Acts *a,
 static void eval_choice(const Options *o, Tokenizer *tok, const Model *m, Acts *a, size_t context) {
     Builder b = {.tok = tok, .unit = 1, .T = context};
     Reader r = reader_open(o->data);
-    Ids first = {0}, answer = {0};
+    Ids first = {0}, answer = {0}; // each question's first document, and which choice is right
     while (reader_next(&r)) {
         const Json *choices = json_get(r.json, "choices"), *right = json_get(r.json, "answer");
         const char *question = json_text(r.json, "question");
@@ -5264,7 +5270,7 @@ static void show_answers(const Model *m, Tokenizer *tok, const Tasks *facts, con
     fflush(stdout);
 }
 
-// Measures the checkpoint of a stage, prints it and appends it to out/metrics.csv.
+// Measures the checkpoint of a stage and shows some answers.
 static Milestone milestone(const char *stage, const char *dir, const Options *given) {
     Options o = *given;
     Milestone s = {.stage = stage};
@@ -5349,7 +5355,7 @@ static void print_story(const Milestone *s, int n) {
 
 // The whole story on the tiny world: a text, a vocabulary, and one model from knowing nothing to
 // thinking before it answers, measured after every stage. Rates are high and batches small because
-// the run is short.
+// the run is short. What a stage does not set stays as the one before had it; Ctrl-C ends a stage.
 static void cmd_run(const Options *given) {
     double start = seconds();
     Milestone s[7];

@@ -52,6 +52,7 @@
 // that grow, files that are read and written whole.
 
 static const char *program = "tokenizer"; // every message begins with it
+static const char *unfinished;             // a file that nobody should find if the program ends now
 
 // Prints "program: message" on stderr and exits with status 1.
 __attribute__((format(printf, 1, 2))) static _Noreturn void die(const char *fmt, ...) {
@@ -61,6 +62,7 @@ __attribute__((format(printf, 1, 2))) static _Noreturn void die(const char *fmt,
     fprintf(stderr, "%s: ", program);
     vfprintf(stderr, fmt, args);
     fputc('\n', stderr);
+    if (unfinished) remove(unfinished);
     exit(1);
 }
 
@@ -168,6 +170,7 @@ typedef struct { FILE *f; char *path, *tmp; } NewFile;
 static NewFile new_file(const char *dir, const char *name) {
     char *path = format("%s/%s", dir, name), *tmp = format("%s.%ld.tmp", path, (long)getpid());
     make_dir(dir);
+    unfinished = tmp;
     return (NewFile){open_file(tmp, "wb"), path, tmp};
 }
 
@@ -175,7 +178,8 @@ static void new_file_done(NewFile *n) {
     int error = fflush(n->f) || ferror(n->f) ? errno : 0;
     if (fclose(n->f) && !error) error = errno;
     if (!error && rename(n->tmp, n->path)) error = errno;
-    if (error) remove(n->tmp), die("%s: cannot be written: %s", n->path, strerror(error));
+    if (error) die("%s: cannot be written: %s", n->path, strerror(error));
+    unfinished = NULL;
     free(n->path);
     free(n->tmp);
 }
