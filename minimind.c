@@ -2766,11 +2766,6 @@ static double measure_preferences(Run *run) {
 // =================================================================================================
 
 typedef struct {
-    double temperature, top_p, repetition_penalty; // temperature 0: always the most probable token
-    int top_k;                                     // 0: no limit
-} Sampling;
-
-typedef struct {
     float logit;
     int id;
 } Candidate;
@@ -2798,30 +2793,30 @@ static float kth_largest(const float *x, size_t n, size_t k) {
 // divided by it, any other multiplied); top-k keeps what is not below the k-th largest; top-p drops
 // a token when the more probable ones already hold more than p together; softmax over what is left.
 static void sampling_distribution(float *logits, size_t V, const int *history, size_t n,
-                                  const Sampling *s) {
-    bool greedy = s->temperature < 1e-20; // below, dividing would overflow
-    for (size_t v = 0; v < V && !greedy; v++) logits[v] /= s->temperature;
+                                  const Options *o) {
+    bool greedy = o->temperature < 1e-20; // below, dividing would overflow
+    for (size_t v = 0; v < V && !greedy; v++) logits[v] /= o->temperature;
     bool *seen = xcalloc(V, sizeof *seen);
     for (size_t i = 0; i < n; i++) {
         float *x = &logits[history[i]];
-        double factor = *x > 0 ? 1 / s->repetition_penalty : s->repetition_penalty;
+        double factor = *x > 0 ? 1 / o->repetition_penalty : o->repetition_penalty;
         if (!seen[history[i]]) *x *= factor;
         seen[history[i]] = true;
     }
     free(seen);
-    size_t k = greedy ? 1 : s->top_k;
+    size_t k = greedy ? 1 : o->top_k;
     float least = k > 0 && k < V ? kth_largest(logits, V, k) : -INFINITY;
     Candidate *kept = xcalloc(V, sizeof *kept);
     size_t n_kept = 0;
     for (size_t v = 0; v < V; v++)
         if (logits[v] >= least) kept[n_kept++] = (Candidate){logits[v], (int)v};
-    if (s->top_p < 1 || greedy) qsort(kept, n_kept, sizeof *kept, by_logit);
+    if (o->top_p < 1 || greedy) qsort(kept, n_kept, sizeof *kept, by_logit);
     if (greedy) n_kept = 1;
     float max = row_max(logits, V), sum = 0, before = 0;
     memset(logits, 0, V * sizeof *logits);
     for (size_t i = 0; i < n_kept; i++) sum += kept[i].logit = fast_exp(kept[i].logit - max);
     size_t end = 0;
-    for (; end < n_kept && (end == 0 || s->top_p >= 1 || before <= s->top_p * sum); end++)
+    for (; end < n_kept && (end == 0 || o->top_p >= 1 || before <= o->top_p * sum); end++)
         before += kept[end].logit;
     for (size_t i = 0; i < end; i++) logits[kept[i].id] = kept[i].logit / before;
     free(kept);
@@ -2866,15 +2861,26 @@ typedef struct {
     bool done;      // the end token was drawn
 } Answer;
 
-typedef void OnToken(void *context, int id);
+typedef struct { // an answer that is printed while it is drawn
+    Utf8Stream utf8;
+    Text text;
+} Speaker;
 
-// Continues n sequences, in slots 0 .. n - 1 of the cache, until each has drawn `eos` or new_tokens
-// or fills the cache. All that are not done share every pass over the weights. Neighbours with
-// equal prompts share its prefill. Each draws from random numbers of its own, so that its text does
-// not depend on the others. on_token, if not NULL, is told each token of the first.
-static void complete(const Model *m, Acts *a, Answer *answer, size_t n, size_t new_tokens, int eos,
-                     size_t vocab_size, const Sampling *how, uint64_t seed, OnToken *on_token,
-                     void *context) {
+static void speak(Speaker *s, const Tokenizer *tok, int id) { // id -1: that was all
+    s->text.len = 0;
+    if (id < 0) decode_end(&s->utf8, &s->text), text_append(&s->text, "\n", 1);
+    else if (id != tok->eos) decode_token(tok, id, &s->utf8, &s->text);
+    if (s->text.len) fwrite(s->text.s, 1, s->text.len, stdout), fflush(stdout);
+}
+
+// Continues n sequences, in slots 0 .. n - 1 of the cache, until each has drawn the end token or
+// --max-new-tokens or fills the cache. All that are not done share every pass over the weights.
+// Neighbours with equal prompts share its prefill. Each draws from random numbers of its own, so
+// that its text does not depend on the others. A model may have more rows than its tokenizer has
+// tokens; those are never drawn. The first is told to `aloud` if that is not NULL, and Ctrl-C then
+// ends it: a measurement it must not cut off.
+static void complete(const Model *m, Acts *a, const Tokenizer *tok, Answer *answer, size_t n,
+                     const Options *o, Speaker *aloud) {
     int *start = xcalloc(3 * n, sizeof *start), *slot = start + n, *next = slot + n;
     float *logits = xcalloc(n * m->V, sizeof *logits);
     for (size_t i = 0; i < n; i++) {
@@ -2892,15 +2898,15 @@ static void complete(const Model *m, Acts *a, Answer *answer, size_t n, size_t n
         for (size_t i = 0; i < n; i++) {
             Answer *x = &answer[i];
             size_t made = x->ids.n - x->prompt;
-            bool stop = on_token && interrupted; // Ctrl-C ends what is spoken, not a measurement
-            if (x->done || made >= new_tokens || x->ids.n >= a->room || stop) continue;
+            size_t most = o->max_new_tokens;
+            if (x->done || made >= most || x->ids.n >= a->room || (aloud && interrupted)) continue;
             float *row = logits + i * m->V;
-            sampling_distribution(row, vocab_size, x->ids.id, x->ids.n, how);
-            int id = draw(row, vocab_size, uniform(splitmix64(seed + i), x->ids.n));
+            sampling_distribution(row, tok->vocab_size, x->ids.id, x->ids.n, o);
+            int id = draw(row, tok->vocab_size, uniform(splitmix64(o->seed + i), x->ids.n));
             ids_push(&x->ids, id);
-            x->done = id == eos;
-            if (on_token && i == 0) on_token(context, id);
-            if (x->done || x->ids.n >= a->room || made + 1 >= new_tokens) continue;
+            x->done = id == tok->eos;
+            if (aloud && i == 0) speak(aloud, tok, id);
+            if (x->done || x->ids.n >= a->room || made + 1 >= most) continue;
             next[B] = id, start[B] = (int)x->ids.n - 1, slot[B++] = (int)i;
         }
         if (!B) break;
@@ -2914,33 +2920,6 @@ static void complete(const Model *m, Acts *a, Answer *answer, size_t n, size_t n
     free(start), free(logits);
 }
 
-static Sampling sampling_of(const Options *o) {
-    return (Sampling){o->temperature, o->top_p, o->repetition_penalty, (int)o->top_k};
-}
-
-typedef struct { // of text that is streamed to stdout
-    const Tokenizer *tok;
-    Utf8Stream utf8;
-} Speaker;
-
-static void speak(void *context, int id) {
-    Speaker *s = context;
-    Text text = {0};
-    if (id == s->tok->eos) return;
-    decode_token(s->tok, id, &s->utf8, &text);
-    if (text.len) fwrite(text.s, 1, text.len, stdout), fflush(stdout);
-    free(text.s);
-}
-
-static void stop_speaking(Speaker *s) {
-    Text text = {0};
-    decode_end(&s->utf8, &text);
-    if (text.len) fwrite(text.s, 1, text.len, stdout);
-    printf("\n");
-    fflush(stdout);
-    free(text.s);
-}
-
 // Continues a prompt, streaming to stdout; returns the number of tokens made.
 static size_t answer_aloud(const Model *m, Tokenizer *tok, Answer *x, const Options *o) {
     size_t context = m->c.max_position_embeddings, prompt = x->ids.n;
@@ -2948,25 +2927,32 @@ static size_t answer_aloud(const Model *m, Tokenizer *tok, Answer *x, const Opti
     if (prompt >= context) die("the prompt has %zu tokens, the context %zu", prompt, context);
     size_t room = min_size(context, prompt + o->max_new_tokens);
     Acts *a = acts_new(m, INFERENCE, min_size(prompt, 512), 1, room);
-    Speaker s = {.tok = tok};
-    Sampling how = sampling_of(o);
-    // A model may have more rows than its tokenizer has tokens; those mean nothing.
-    complete(m, a, x, 1, o->max_new_tokens, tok->eos, tok->vocab_size, &how, o->seed, speak, &s);
-    stop_speaking(&s);
+    Speaker s = {{{0}, 0}, {0}};
+    complete(m, a, tok, x, 1, o, &s);
+    speak(&s, tok, -1);
     if (x->ids.n == context && !x->done)
         fprintf(stderr, "%s: the context of %zu tokens is full\n", program, context);
-    acts_free(a);
+    free(s.text.s), acts_free(a);
     return x->ids.n - prompt;
 }
 
 // ---- questions with an answer that can be checked -----------------------------------------------
 
+typedef struct {
+    Ids prompt;   // up to the place where the assistant begins to speak
+    char *answer; // what it should say, several with OR between them
+} Task;
+
 typedef struct Tasks {
-    size_t n;
-    Ids *prompt;   // (n) up to the place where the assistant begins to speak
-    char **answer; // (n) what it should say, several with OR between them
-    size_t longest;
+    size_t n, cap, longest; // longest: prompt, in tokens
+    Task *task;
 } Tasks;
+
+static Ids ids_copy(const Ids *from) {
+    Ids to = {xcalloc(from->n, sizeof *to.id), from->n, from->n};
+    if (from->n) memcpy(to.id, from->id, from->n * sizeof *to.id);
+    return to;
+}
 
 enum { OR = '\x1E' }; // between answers of which any will do
 
@@ -3019,12 +3005,11 @@ static Tasks *tasks_load(const char *list, Tokenizer *tok, bool think) {
             before->next = NULL; // the last turn is not shown
             const char *error = chat_record(&chat, r.json, messages, true, think);
             if (error) die("%s:%zu: %s", path, r.number, error);
-            t->prompt = xrealloc(t->prompt, t->n + 1, sizeof *t->prompt);
-            t->answer = xrealloc(t->answer, t->n + 1, sizeof *t->answer);
-            t->prompt[t->n] = (Ids){0}, t->answer[t->n] = answer.s;
-            tokenizer_encode(tok, chat.text.s, chat.text.len, true, &t->prompt[t->n]);
-            if (t->prompt[t->n].n > t->longest) t->longest = t->prompt[t->n].n;
-            t->n++;
+            Ids prompt = {0};
+            tokenizer_encode(tok, chat.text.s, chat.text.len, true, &prompt);
+            t->task = grow(t->task, &t->cap, t->n + 1, sizeof *t->task);
+            t->task[t->n++] = (Task){prompt, answer.s};
+            if (prompt.n > t->longest) t->longest = prompt.n;
         }
         reader_close(&r);
     }
@@ -3039,16 +3024,14 @@ static Tasks *tasks_split(Tasks *t) {
     size_t n = t->n / HOLD_OUT_EVERY + 1, left = t->n - min_size(n, t->n - 1);
     held->n = t->n - left, held->longest = t->longest, t->n = left;
     if (!held->n) die("one question is too few: one is held out");
-    held->prompt = xcalloc(held->n, sizeof *held->prompt);
-    held->answer = xcalloc(held->n, sizeof *held->answer);
-    memcpy(held->prompt, t->prompt + left, held->n * sizeof *held->prompt);
-    memcpy(held->answer, t->answer + left, held->n * sizeof *held->answer);
+    held->task = xcalloc(held->n, sizeof *held->task);
+    memcpy(held->task, t->task + left, held->n * sizeof *held->task);
     return held;
 }
 
 static void tasks_free(Tasks *t) {
-    for (size_t i = 0; i < t->n; i++) free(t->prompt[i].id), free(t->answer[i]);
-    free(t->prompt), free(t->answer), free(t);
+    for (size_t i = 0; i < t->n; i++) free(t->task[i].prompt.id), free(t->task[i].answer);
+    free(t->task), free(t);
 }
 
 // What was drawn, as text; *form is whether it was brought to its end, and with thoughts closed
@@ -3082,33 +3065,31 @@ static bool answer_is(const char *text, const char *answers) {
     return right;
 }
 
-// Lets the model answer n tasks greedily, many at once: the share it gets right. right (n) and said
-// (n), if not NULL, are filled with 1 or 0 and with the answers, which the caller frees.
+// Lets the model answer n tasks greedily, many at once: the share it gets right. said_all (n), if
+// not NULL, gets the answers, which the caller frees.
 static Ratio solve(const Model *m, Tokenizer *tok, const Tasks *t, bool think, size_t new_tokens,
-                   double *right, char **said_all) {
+                   char **said_all) {
     enum { AT_ONCE = 64 };
     size_t room = min_size(m->c.max_position_embeddings, t->longest + new_tokens);
     Acts *a = acts_new(m, INFERENCE, t->longest > AT_ONCE ? t->longest : AT_ONCE, AT_ONCE, room);
-    double *own = right ? NULL : xcalloc(t->n, sizeof *own), *score = right ? right : own;
+    Options o = {.top_p = 1, .repetition_penalty = 1, .max_new_tokens = new_tokens};
+    double *right = xcalloc(t->n, sizeof *right);
     for (size_t i = 0; i < t->n; i += AT_ONCE) {
         Answer x[AT_ONCE] = {{{0}, 0, false}};
         size_t n = min_size(AT_ONCE, t->n - i);
-        for (size_t k = 0; k < n; k++)
-            for (size_t j = 0; j < t->prompt[i + k].n; j++)
-                ids_push(&x[k].ids, t->prompt[i + k].id[j]);
-        complete(m, a, x, n, new_tokens, tok->eos, tok->vocab_size, &(Sampling){0, 1, 1, 0}, 0,
-                 NULL, NULL);
+        for (size_t k = 0; k < n; k++) x[k].ids = ids_copy(&t->task[i + k].prompt);
+        complete(m, a, tok, x, n, &o, NULL);
         for (size_t k = 0; k < n; k++) {
             bool form;
             char *said = answer_text(tok, &x[k], think, &form);
-            score[i + k] = answer_is(said, t->answer[i + k]);
+            right[i + k] = answer_is(said, t->task[i + k].answer);
             if (said_all) said_all[i + k] = said;
             else free(said);
             free(x[k].ids.id);
         }
     }
-    Ratio r = ratio(score, NULL, t->n);
-    free(own), acts_free(a);
+    Ratio r = ratio(right, NULL, t->n);
+    free(right), acts_free(a);
     return r;
 }
 
@@ -3160,16 +3141,16 @@ static void fill_answers(Run *run) {
         uint64_t turn = run->next_task + r / G;
         uint64_t stream = splitmix64(o->seed + 77) + turn / run->tasks->n;
         task[r] = (splitmix64(stream) + turn * 7919) % run->tasks->n;
-        const Ids *prompt = &run->tasks->prompt[task[r]];
-        for (size_t i = 0; i < prompt->n; i++) ids_push(&x[r].ids, prompt->id[i]);
+        x[r].ids = ids_copy(&run->tasks->task[task[r]].prompt);
     }
-    complete(run->m, run->gen, x, b->rows, o->max_new_tokens, run->tok->eos, run->tok->vocab_size,
-             &(Sampling){o->temperature, 1, 1, 0}, splitmix64(o->seed) + run->next_task * G, NULL,
-             NULL);
+    Options how = {.temperature = o->temperature, .top_p = 1, .repetition_penalty = 1,
+                   .max_new_tokens = o->max_new_tokens,
+                   .seed = splitmix64(o->seed) + run->next_task * G};
+    complete(run->m, run->gen, run->tok, x, b->rows, &how, NULL);
     run->next_task += b->rows / G;
     for (size_t r = 0; r < b->rows; r++) {
         bool right;
-        rewards[r] = reward(run->tok, &x[r], run->tasks->answer[task[r]], o->think, &right);
+        rewards[r] = reward(run->tok, &x[r], run->tasks->task[task[r]].answer, o->think, &right);
         if (x[r].ids.n - 1 > b->T) b->T = x[r].ids.n - 1;
         b->stat[0] += rewards[r] / b->rows, b->stat[1] += (double)right / b->rows;
         b->stat[2] += (double)(x[r].ids.n - x[r].prompt) / b->rows;
@@ -3202,7 +3183,7 @@ static void open_answers(Run *run) {
 }
 
 static double measure_answers(Run *run) {
-    Ratio r = solve(run->m, run->tok, run->held, run->o->think, run->o->max_new_tokens, NULL, NULL);
+    Ratio r = solve(run->m, run->tok, run->held, run->o->think, run->o->max_new_tokens, NULL);
     fprintf(stderr, "held out: %.1f%% of %zu questions solved\n", 100 * r.value, run->held->n);
     return r.value;
 }
@@ -3971,9 +3952,10 @@ static void golden_sampling(Golden *g) {
         for (size_t i = 0; i < n; i++) history[i] = (int)golden_number(g, past, 2 + i);
         for (size_t i = 0; i < n; i++)
             if (history[i] < 0 || history[i] >= (int)V) die("%s: %s: no token", g->path, id);
-        Sampling s = {golden_number(g, set, 2), golden_number(g, set, 5), golden_number(g, set, 3),
-                      (int)golden_number(g, set, 4)};
-        sampling_distribution(p, V, history, n, &s);
+        Options o = {.temperature = golden_number(g, set, 2), .top_p = golden_number(g, set, 5),
+                     .repetition_penalty = golden_number(g, set, 3),
+                     .top_k = (long)golden_number(g, set, 4)};
+        sampling_distribution(p, V, history, n, &o);
         for (size_t v = 0; v < V; v++) got[v] = p[v];
         golden_compare(g, want, 2, got, (int)V, 1, 1e-6);
         free(p), free(history), free(got);
@@ -5186,7 +5168,7 @@ static void cmd_eval(const Options *o) {
         if (t->longest >= (size_t)m->c.max_position_embeddings)
             die("%s: a question is longer than the context", o->data);
         printf("questions              %zu\n", t->n);
-        print_ratio("right, %", solve(m, tok, t, task == 2, o->max_new_tokens, NULL, NULL), 100);
+        print_ratio("right, %", solve(m, tok, t, task == 2, o->max_new_tokens, NULL), 100);
         tasks_free(t);
     }
     if (task == 3) {
@@ -5230,44 +5212,46 @@ typedef struct {
     double value[METRICS], floor; // floor: of the bits per byte
 } Milestone;
 
-// How it goes on with two beginnings, and greedy answers to the same three questions: two of
-// held-out facts and a held-out sum.
+// Shows, behind `shown`, how the model goes on greedily from a prompt.
+static void show(const Model *m, Tokenizer *tok, const char *shown, const Ids *prompt, bool think) {
+    Text t = {0};
+    char *said, *no_answer = "";
+    Task task = {*prompt, no_answer};
+    solve(m, tok, &(Tasks){1, 1, prompt->n, &task}, think, 60, &said);
+    text_append(&t, "", 0), write_visible(&t, said, strlen(said));
+    printf("    %s%s\n", shown, t.s);
+    fflush(stdout);
+    free(t.s), free(said);
+}
+
+// The same three questions, two of held-out facts and a held-out sum, and two beginnings of texts.
 static void show_answers(const Model *m, Tokenizer *tok, const Tasks *facts, const Tasks *sums) {
-    const struct {
-        const Tasks *t;
-        size_t i;
-    } ask[] = {{facts, 0}, {facts, facts->n / 2}, {sums, 0}};
+    const Ids *ask[] = {&facts->task[0].prompt, &facts->task[facts->n / 2].prompt,
+                        &sums->task[0].prompt};
     for (int k = 0; k < 3; k++) {
         Text t = {0};
-        text_append(&t, "", 0);
-        char *said;
         Utf8Stream utf8 = {{0}, 0};
-        const Ids *p = &ask[k].t->prompt[ask[k].i];
-        solve(m, tok, &(Tasks){1, (Ids *)p, &ask[k].t->answer[ask[k].i], p->n}, k == 2, 60, NULL,
-              &said);
-        for (size_t i = 0; i < p->n; i++) decode_token(tok, p->id[i], &utf8, &t);
-        const char *question = strstr(t.s, "user\n") + strlen("user\n");
-        printf("    %.*s", (int)(strstr(question, "<|im_end|>") - question), question);
-        t.len = 0;
-        text_append(&t, " -> ", 4);
-        write_visible(&t, said, strlen(said));
-        printf("%s\n", t.s);
-        free(t.s), free(said);
+        for (size_t i = 0; i < ask[k]->n; i++) decode_token(tok, ask[k]->id[i], &utf8, &t);
+        char *question = strstr(t.s, "user\n") + strlen("user\n");
+        strcpy(strstr(question, "<|im_end|>"), " -> "); // the rest of the template need not be seen
+        show(m, tok, question, ask[k], k == 2);
+        free(t.s);
     }
     for (int k = 0; k < 2; k++) {
         const char *beginning = k ? "有一天" : "One day";
         Ids ids = {0};
-        Text t = {0};
-        char *said, *none = "";
         ids_push(&ids, tok->bos);
         tokenizer_encode(tok, beginning, strlen(beginning), true, &ids);
-        solve(m, tok, &(Tasks){1, &ids, &none, ids.n}, false, 60, NULL, &said);
-        text_append(&t, beginning, strlen(beginning));
-        write_visible(&t, said, strlen(said));
-        printf("    %s\n", t.s);
-        free(ids.id), free(t.s), free(said);
+        show(m, tok, beginning, &ids, false);
+        free(ids.id);
     }
-    fflush(stdout);
+}
+
+// The share of n answers that have the preferred manner; frees them.
+static double friendly(char **said, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += strstr(said[i], manner) != NULL, free(said[i]);
+    return sum / n;
 }
 
 // Measures the checkpoint of a stage and shows some answers.
@@ -5287,15 +5271,12 @@ static Milestone milestone(const char *stage, const char *dir, const Options *gi
     Tasks *thoughts = tasks_load("out/world/reason_held_out.jsonl", tok, true);
     char **said = xcalloc(facts->n, sizeof *said);
     s.value[BITS] = held.bits.value, s.floor = held.floor;
-    s.value[EXACT] = solve(m, tok, facts, false, 40, NULL, said).value;
-    for (size_t i = 0; i < facts->n; i++) {
-        if (strstr(said[i], manner)) s.value[FRIENDLY] += 1.0 / facts->n;
-        free(said[i]);
-    }
+    s.value[EXACT] = solve(m, tok, facts, false, 40, said).value;
+    s.value[FRIENDLY] = friendly(said, facts->n);
     s.value[PREFERRED] = preference_accuracy(m, a, pairs->id, pairs->document,
                                              pairs->head->n_documents / 2, context, NULL).value;
-    s.value[AT_ONCE_RIGHT] = solve(m, tok, sums, false, 40, NULL, NULL).value;
-    s.value[THOUGHT_RIGHT] = solve(m, tok, thoughts, true, 60, NULL, NULL).value;
+    s.value[AT_ONCE_RIGHT] = solve(m, tok, sums, false, 40, NULL).value;
+    s.value[THOUGHT_RIGHT] = solve(m, tok, thoughts, true, 60, NULL).value;
     printf("\nafter %s\n", stage);
     show_answers(m, tok, facts, thoughts);
     free(said), tasks_free(facts), tasks_free(sums), tasks_free(thoughts);
@@ -5305,21 +5286,16 @@ static Milestone milestone(const char *stage, const char *dir, const Options *gi
 
 // What part of the answers to some questions of the training part has the preferred manner, or to
 // some of its sums is right after thinking.
-static double answered(const Run *run, bool friendly) {
+static double answered(const Run *run, bool manners) {
     enum { SOME = 256 };
-    const char *path = friendly ? "out/world/keep.jsonl" : "out/world/grpo.jsonl";
-    Tasks *t = tasks_load(path, run->tok, !friendly), some = *t;
-    double right[SOME], share = 0;
+    const char *path = manners ? "out/world/keep.jsonl" : "out/world/grpo.jsonl";
+    Tasks *t = tasks_load(path, run->tok, !manners), some = *t;
     char *said[SOME];
     some.n = min_size(t->n, SOME);
-    solve(run->m, run->tok, &some, !friendly, 60, right, said);
-    for (size_t i = 0; i < some.n; i++) {
-        share += (friendly ? strstr(said[i], manner) != NULL : right[i]) / some.n;
-        free(said[i]);
-    }
+    double right = solve(run->m, run->tok, &some, !manners, 60, said).value;
+    double kind = friendly(said, some.n), share = manners ? kind : right;
     tasks_free(t);
-    const char *what = friendly ? "friendly" : "right";
-    fprintf(stderr, "%.0f%% of some answers are %s\n", 100 * share, what);
+    fprintf(stderr, "%.0f%% of some answers are %s\n", 100 * share, manners ? "friendly" : "right");
     return share;
 }
 
