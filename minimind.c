@@ -1234,11 +1234,7 @@ static uint64_t splitmix64(uint64_t x) {
     return x ^ (x >> 31);
 }
 
-static uint64_t fnv1a64(const char *s) {
-    uint64_t h = 0xCBF29CE484222325u;
-    while (*s) h = (h ^ (uint8_t)*s++) * 0x100000001B3u;
-    return h;
-}
+static uint64_t fnv1a64(const char *s) { return hash_bytes(HASH_START, s, strlen(s)); }
 
 static double uniform(uint64_t stream, uint64_t i) { // [0, 1)
     return (double)(splitmix64(stream + i) >> 11) * 0x1p-53;
@@ -1674,8 +1670,9 @@ static void model_backward(const Model *m, Acts *a) {
 // An objective is a function of logp, the log-probabilities of the targets, and of nothing else in
 // the model. It returns its loss and fills dlogp = d loss / d logp; model_backward() does the rest.
 // All of them stand here, side by side. What they have in common: a step of the optimiser may take
-// its rows in several passes. An objective sees the n targets of one pass, target i in place at[i]
-// of the step's (rows, T), and weighs them so that the sum over the passes is that of one big pass.
+// its rows in several passes. An objective sees the n targets of one pass, target i in place
+// b->at[i] of the step's (rows, T), and weighs them so that the sum over the passes is that of one
+// big pass.
 // =================================================================================================
 
 typedef struct { // what a command was told; option_table says what each of them means
@@ -1693,6 +1690,7 @@ enum { STATS = 5 }; // numbers that a stage reports beside its loss
 typedef struct { // the rows of one optimiser step
     size_t rows, T;              // T: the longest row
     int *ids, *target;           // (rows, T); target -1: nothing to learn here
+    int *at;                     // of the pass at hand: where its targets stand in (rows, T)
     size_t n_targets, *length;   // in all rows; (rows) in each
     double *ref_sum;             // (rows) DPO: the reference's log-probability of all its targets
     double *advantage;           // (rows) GRPO: how much better than its group
@@ -1700,16 +1698,16 @@ typedef struct { // the rows of one optimiser step
     double stat[STATS];          // what filling the step has to report
 } Batch;
 
-typedef double Objective(float *dlogp, const float *logp, const int *at, size_t n, const Batch *b,
+typedef double Objective(float *dlogp, const float *logp, size_t n, const Batch *b,
                          const Options *o, double stat[STATS]);
 
 // Predicting the next token (pretraining, and SFT, where only the assistant's tokens are targets):
 //     loss = -sum of logp / n_targets,   dlogp = -1 / n_targets
 // where the targets of the whole optimiser step are counted, not those of this pass.
-static double next_token_loss(float *dlogp, const float *logp, const int *at, size_t n,
-                              const Batch *b, const Options *o, double stat[STATS]) {
+static double next_token_loss(float *dlogp, const float *logp, size_t n, const Batch *b,
+                              const Options *o, double stat[STATS]) {
     double loss = 0;
-    (void)at, (void)o, (void)stat;
+    (void)o, (void)stat;
     for (size_t i = 0; i < n; i++) {
         loss -= logp[i] / b->n_targets;
         dlogp[i] = -1.0f / b->n_targets;
@@ -1725,9 +1723,10 @@ static double next_token_loss(float *dlogp, const float *logp, const int *at, si
 //     dlogp = -/+ beta sigmoid(-margin) / pairs   on each token of the chosen / rejected answer.
 // log sigmoid(m) is computed as min(m, 0) - log(1 + e^-|m|), which no margin can overflow. A pass
 // never parts a pair. stat: margin, accuracy, sums of the chosen and of the rejected answers.
-static double dpo_loss(float *dlogp, const float *logp, const int *at, size_t n, const Batch *b,
-                       const Options *o, double stat[STATS]) {
+static double dpo_loss(float *dlogp, const float *logp, size_t n, const Batch *b, const Options *o,
+                       double stat[STATS]) {
     double loss = 0, pairs = b->rows / 2.0;
+    const int *at = b->at;
     for (size_t i = 0, end; i < n; i = end) {
         size_t pair = at[i] / b->T / 2;
         double sum[2] = {0};
@@ -1777,16 +1776,16 @@ static double kl_of(double logp, double ref) { return exp(ref - logp) - (ref - l
 
 // Both add beta kl to the cost of a token, and take the mean over the tokens of a row, and then
 // over the rows. stat: three of the drawing (see fill_answers), kl, share of clipped tokens.
-static double policy_loss(float *dlogp, const float *logp, const int *at, size_t n, const Batch *b,
+static double policy_loss(float *dlogp, const float *logp, size_t n, const Batch *b,
                           const Options *o, double stat[STATS]) {
     double loss = 0;
     bool cispo = !strcmp(o->loss, "cispo");
     for (size_t i = 0; i < n; i++) {
-        size_t row = at[i] / b->T;
-        double share = 1.0 / b->rows / b->length[row], ref = b->ref_logp[at[i]], d;
+        size_t at = b->at[i], row = at / b->T;
+        double share = 1.0 / b->rows / b->length[row], ref = b->ref_logp[at], d;
         double kl = kl_of(logp[i], ref);
         bool clipped;
-        double cost = (cispo ? cispo_token : grpo_token)(logp[i], b->old_logp[at[i]],
+        double cost = (cispo ? cispo_token : grpo_token)(logp[i], b->old_logp[at],
                                                          b->advantage[row], o, &d, &clipped);
         loss += share * (cost + o->beta * kl);
         dlogp[i] = share * (d + o->beta * (1 - exp(ref - logp[i])));
@@ -2560,6 +2559,7 @@ static const char *first_bad_tensor(const Model *m) {
 static Batch batch_new(size_t rows, size_t T) {
     return (Batch){.ids = xcalloc(rows * T, sizeof(int)),
                    .target = xcalloc(rows * T, sizeof(int)),
+                   .at = xcalloc(rows * T, sizeof(int)),
                    .length = xcalloc(rows, sizeof(size_t)),
                    .ref_sum = xcalloc(rows, sizeof(double)),
                    .advantage = xcalloc(rows, sizeof(double)),
@@ -2568,8 +2568,8 @@ static Batch batch_new(size_t rows, size_t T) {
 }
 
 static void batch_free(Batch *b) {
-    void *owned[] = {b->ids,       b->target,   b->length,  b->ref_sum,
-                     b->advantage, b->old_logp, b->ref_logp};
+    void *owned[] = {b->ids, b->target, b->at, b->length, b->ref_sum, b->advantage, b->old_logp,
+                     b->ref_logp};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
 }
 
@@ -2578,11 +2578,11 @@ typedef struct {
     double load_least, load_most; // share of the tokens that the idlest and busiest expert got
 } StepReport;
 
-// The logp of rows row .. row + rows - 1 of a batch; at[i] is where in the batch target i stands.
-static void batch_logp(const Model *m, Acts *a, const Batch *b, size_t row, size_t rows, int *at) {
+// The logp of rows row .. row + rows - 1 of a batch, and b->at.
+static void batch_logp(const Model *m, Acts *a, const Batch *b, size_t row, size_t rows) {
     size_t from = row * b->T;
     logp_of(m, a, b->ids + from, b->target + from, rows, b->T);
-    for (int i = 0; i < a->n_out; i++) at[i] = (int)(from + a->out_row[i]);
+    for (int i = 0; i < a->n_out; i++) b->at[i] = (int)(from + a->out_row[i]);
 }
 
 // Gradients of one optimiser step: its rows in passes of at most `batch`, each weighted so that the
@@ -2592,13 +2592,12 @@ static StepReport train_pass(Model *m, Acts *a, const Batch *b, size_t batch, Ob
                              const Options *o) {
     StepReport r = {.load_least = 1};
     size_t *count = xcalloc(m->L * m->E + 1, sizeof *count);
-    int *at = xcalloc(batch * b->T, sizeof *at);
     memcpy(r.stat, b->stat, sizeof r.stat);
     for (size_t row = 0; row < b->rows; row += batch) {
         size_t rows = min_size(batch, b->rows - row);
         a->aux_share = (float)rows / b->rows;
-        batch_logp(m, a, b, row, rows, at);
-        r.loss += objective(a->dlogp, a->logp, at, a->n_out, b, o, r.stat);
+        batch_logp(m, a, b, row, rows);
+        r.loss += objective(a->dlogp, a->logp, a->n_out, b, o, r.stat);
         r.aux += a->aux_loss;
         model_backward(m, a);
         for (size_t l = 0; l < m->L; l++)
@@ -2609,7 +2608,7 @@ static StepReport train_pass(Model *m, Acts *a, const Batch *b, size_t batch, Ob
         double share = (double)count[i] / (b->rows * b->T * m->K);
         r.load_least = fmin(r.load_least, share), r.load_most = fmax(r.load_most, share);
     }
-    free(count), free(at);
+    free(count);
     r.norm = gradient_norm(m);
     return r;
 }
@@ -2920,6 +2919,29 @@ static void complete(const Model *m, Acts *a, const Tokenizer *tok, Answer *answ
     free(start), free(logits);
 }
 
+// Appends a message as the JSON that training reads, behind those that are there. thoughts or NULL.
+static void add_message(Text *t, const char *role, const char *thoughts, const char *content) {
+    text_printf(t, "%s{\"role\": \"%s\", ", t->len && t->s[t->len - 1] == '}' ? ", " : "", role);
+    if (thoughts) {
+        text_printf(t, "\"reasoning_content\": ");
+        json_write_string(t, thoughts, strlen(thoughts));
+        text_append(t, ", ", 2);
+    }
+    text_printf(t, "\"content\": ");
+    json_write_string(t, content, strlen(content));
+    text_append(t, "}", 1);
+}
+
+// Appends the ids of such messages, up to the place where the assistant begins to speak or think.
+static void encode_messages(Tokenizer *tok, const Text *said, bool think, Ids *out) {
+    Chat chat = {{0}, {0}};
+    char *list = format("[%s]", said->s);
+    Json *messages = json_parse_file("chat", list, strlen(list));
+    chat_render(&chat, messages, NULL, true, think);
+    tokenizer_encode(tok, chat.text.s, chat.text.len, true, out);
+    json_free(messages), free(list), free(chat.text.s), free(chat.cut.id);
+}
+
 // Continues a prompt, streaming to stdout; returns the number of tokens made.
 static size_t answer_aloud(const Model *m, Tokenizer *tok, Answer *x, const Options *o) {
     size_t context = m->c.max_position_embeddings, prompt = x->ids.n;
@@ -3105,23 +3127,21 @@ static double reward(const Tokenizer *tok, const Answer *x, const char *answers,
     return *right + 0.25 * form;
 }
 
-// The log-probability of each target of the batch under a model, into (rows, T).
-static void store_logp(const Model *m, Run *run, float *into) {
-    size_t batch = run->rows / run->o->accumulate;
-    int *at = xcalloc(batch * run->b.T, sizeof *at);
-    for (size_t row = 0; row < run->b.rows; row += batch) {
-        batch_logp(m, run->a, &run->b, row, min_size(batch, run->b.rows - row), at);
-        for (int i = 0; i < run->a->n_out; i++) into[at[i]] = run->a->logp[i];
+// The log-probability of each target of a batch under a model, in passes of at most `pass` rows,
+// into (rows, T).
+static void store_logp(const Model *m, Acts *a, const Batch *b, size_t pass, float *into) {
+    for (size_t row = 0; row < b->rows; row += pass) {
+        batch_logp(m, a, b, row, min_size(pass, b->rows - row));
+        for (int i = 0; i < a->n_out; i++) into[b->at[i]] = a->logp[i];
     }
-    free(at);
 }
 
-// Advantages of a group of G rewards: (reward - mean) / (standard deviation + 1e-4).
-static void group_advantages(double *advantage, const double *rewards, size_t G) {
+// Replaces the rewards of a group of G by its advantages: (reward - mean) / (deviation + 1e-4).
+static void group_advantages(double *reward, size_t G) {
     double mean = 0, variance = 0;
-    for (size_t g = 0; g < G; g++) mean += rewards[g] / G;
-    for (size_t g = 0; g < G; g++) variance += pow(rewards[g] - mean, 2) / G;
-    for (size_t g = 0; g < G; g++) advantage[g] = (rewards[g] - mean) / (sqrt(variance) + 1e-4);
+    for (size_t g = 0; g < G; g++) mean += reward[g] / G;
+    for (size_t g = 0; g < G; g++) variance += pow(reward[g] - mean, 2) / G;
+    for (size_t g = 0; g < G; g++) reward[g] = (reward[g] - mean) / (sqrt(variance) + 1e-4);
 }
 
 // Draws answers to the next prompts and makes them the batch, for --updates steps.
@@ -3132,7 +3152,6 @@ static void fill_answers(Run *run) {
     if (run->updates-- > 1) return;
     run->updates = o->updates;
     Answer *x = xcalloc(run->rows, sizeof *x);
-    double *rewards = xcalloc(run->rows, sizeof *rewards);
     size_t *task = xcalloc(run->rows, sizeof *task);
     b->rows = run->rows, b->T = 1, b->n_targets = 0;
     memset(b->stat, 0, sizeof b->stat);
@@ -3150,12 +3169,13 @@ static void fill_answers(Run *run) {
     run->next_task += b->rows / G;
     for (size_t r = 0; r < b->rows; r++) {
         bool right;
-        rewards[r] = reward(run->tok, &x[r], run->tasks->task[task[r]].answer, o->think, &right);
+        const char *answer = run->tasks->task[task[r]].answer;
+        b->advantage[r] = reward(run->tok, &x[r], answer, o->think, &right);
         if (x[r].ids.n - 1 > b->T) b->T = x[r].ids.n - 1;
-        b->stat[0] += rewards[r] / b->rows, b->stat[1] += (double)right / b->rows;
+        b->stat[0] += b->advantage[r] / b->rows, b->stat[1] += (double)right / b->rows;
         b->stat[2] += (double)(x[r].ids.n - x[r].prompt) / b->rows;
     }
-    for (size_t r = 0; r < b->rows; r += G) group_advantages(b->advantage + r, rewards + r, G);
+    for (size_t r = 0; r < b->rows; r += G) group_advantages(b->advantage + r, G);
     for (size_t r = 0; r < b->rows; r++) {
         for (size_t i = x[r].prompt; i < x[r].ids.n; i++) x[r].ids.id[i] |= TRAINED;
         b->length[r] = shift(b->ids + r * b->T, b->target + r * b->T, x[r].ids.id, x[r].ids.n - 1,
@@ -3163,10 +3183,11 @@ static void fill_answers(Run *run) {
         b->n_targets += b->length[r];
         free(x[r].ids.id);
     }
-    store_logp(run->m, run, b->old_logp);
-    if (run->ref) store_logp(run->ref, run, b->ref_logp);
+    size_t pass = run->rows / o->accumulate;
+    store_logp(run->m, run->a, b, pass, b->old_logp);
+    if (run->ref) store_logp(run->ref, run->a, b, pass, b->ref_logp);
     else memcpy(b->ref_logp, b->old_logp, b->rows * b->T * sizeof(float));
-    free(x), free(rewards), free(task);
+    free(x), free(task);
 }
 
 // A copy of the model before the first step is the reference, unless --beta 0 asks for none.
@@ -3238,10 +3259,9 @@ static const char *const check_variant[][2] = {
 };
 
 static double loss_now(const Model *m, Acts *a, const Batch *b, Objective *f, const Options *o) {
-    int at[64];
     double stat[STATS] = {0};
-    batch_logp(m, a, b, 0, b->rows, at);
-    return f(a->dlogp, a->logp, at, a->n_out, b, o, stat) + a->aux_loss;
+    batch_logp(m, a, b, 0, b->rows);
+    return f(a->dlogp, a->logp, a->n_out, b, o, stat) + a->aux_loss;
 }
 
 // A small model of the variant `fields`, with weights far larger than at the start of a training,
@@ -3311,9 +3331,9 @@ static void check_margins(Tally *tally) {
     Options o = {.beta = 0.1};
     for (int sign = -1; sign <= 1; sign += 2) {
         float logp[2] = {0, 0}, dlogp[2];
-        double ref[2] = {-sign * 5000 / o.beta * 0.2, 0}, stat[STATS] = {0};
-        Batch b = {.rows = 2, .T = 1, .ref_sum = ref, .n_targets = 2};
-        double loss = dpo_loss(dlogp, logp, (int[]){0, 1}, 2, &b, &o, stat);
+        double ref[2] = {-sign * 1000 / o.beta, 0}, stat[STATS] = {0};
+        Batch b = {.rows = 2, .T = 1, .at = (int[]){0, 1}, .ref_sum = ref, .n_targets = 2};
+        double loss = dpo_loss(dlogp, logp, 2, &b, &o, stat);
         double want = sign > 0 ? 0 : 1000, slope = sign > 0 ? 0 : o.beta;
         double error = fabs(dlogp[0] + slope) + fabs(dlogp[1] - slope);
         report(tally, sign > 0 ? "DPO, margin 1000" : "DPO, margin -1000",
@@ -3506,27 +3526,23 @@ static void golden_check(Golden *g, const char *key, const char *id, const doubl
     if (r) golden_compare(g, r, id ? 2 : 1, got, (int)n, scale, limit);
 }
 
-typedef struct {
-    double v[6]; // l2, probe, the first four entries: see section 2 of notes/golden/README.md
-} Digest;
-
 static float signed_unit(uint64_t h, uint64_t i) {
     float u = (float)(splitmix64(h + i) >> 40) * 0x1p-24f;
     return 2.0f * u - 1.0f;
 }
 
-static Digest digest(const char *name, const float *x, size_t n) {
-    Digest d = {{0}};
+// Of n numbers: l2, probe, the first four; see section 2 of notes/golden/README.md.
+static void digest(double v[6], const char *name, const float *x, size_t n) {
     char probe[120];
     snprintf(probe, sizeof probe, "%s#probe", name);
     uint64_t h = fnv1a64(probe);
+    for (size_t i = 0; i < 6; i++) v[i] = 0;
     for (size_t i = 0; i < n; i++) {
-        d.v[0] += (double)x[i] * x[i];
-        d.v[1] += (double)x[i] * signed_unit(h, i);
-        if (i < 4) d.v[2 + i] = x[i];
+        v[0] += (double)x[i] * x[i];
+        v[1] += (double)x[i] * signed_unit(h, i);
+        if (i < 4) v[2 + i] = x[i];
     }
-    d.v[0] = sqrt(d.v[0]);
-    return d;
+    v[0] = sqrt(v[0]);
 }
 
 static void golden_weights(Model *m, const char *tag) {
@@ -3548,40 +3564,30 @@ static Config golden_config(Golden *g) {
     }
     c.router_aux_loss_coef = golden_value(g, "aux_coef");
     c.seq_aux = !strcmp(golden_string(g, "aux_kind"), "seq");
+    golden_next(g, NULL, "data_tag", NULL); // says where the ids come from
     config_complete(&c, g->path);
     return c;
 }
 
-// Reads a matrix, one record a row, the row's number second, into x (rows, stride) from column
-// `first` on. Every number must be from least to most.
-static void golden_matrix(Golden *g, const char *key, float *x, size_t rows, size_t cols,
-                          size_t stride, size_t first, double least, double most) {
-    Record *r = NULL;
-    for (size_t i = 0; i < rows; i++) {
-        if (!(r = golden_next(g, r, key, NULL)) || r->n != (int)cols + 2)
-            die("%s: row %zu of %s is not there or not %zu long", g->path, i, key, cols);
-        for (size_t j = 0; j < cols; j++) {
-            double value = golden_number(g, r, (int)j + 2);
-            if (!(value >= least && value <= most))
-                die("%s: %s row %zu: %g is not from %g to %g", g->path, key, i, value, least, most);
-            x[i * stride + first + j] = value;
-        }
-    }
-}
-
+// Reads a matrix of whole numbers: one record a row, the row's number second.
 static int *golden_ints(Golden *g, const char *key, size_t rows, size_t cols, int least, int most) {
-    float *x = xcalloc(rows * cols, sizeof *x); // holds whole numbers up to 2^24
-    int *whole = xcalloc(rows * cols, sizeof *whole);
-    golden_matrix(g, key, x, rows, cols, cols, 0, least, most);
-    for (size_t i = 0; i < rows * cols; i++) whole[i] = (int)x[i];
-    free(x);
-    return whole;
+    int *x = xcalloc(rows * cols, sizeof *x);
+    Record *r = NULL;
+    for (size_t i = 0; i < rows * cols; i++) {
+        if (i % cols == 0) r = golden_next(g, r, key, NULL);
+        double value = r ? golden_number(g, r, (int)(i % cols) + 2) : NAN;
+        if (!(value >= least && value <= most))
+            die("%s: %s: row %zu, column %zu is %g, not from %d to %d", g->path, key, i / cols,
+                i % cols, value, least, most);
+        x[i] = (int)value;
+    }
+    return x;
 }
 
-// One digest record a tensor, of its weights with this limit, or of its gradients with the
-// README's.
-static void golden_tensors(Golden *g, const Model *m, const char *key, bool gradients,
-                           double limit) {
+// One digest record a tensor: "param" for its weights, "grad" for its gradients, "param_stepN" for
+// its weights after N steps.
+static void golden_tensors(Golden *g, const Model *m, const char *key) {
+    bool gradients = !strcmp(key, "grad"), exact = !strcmp(key, "param");
     for (Record *r = NULL; (r = golden_next(g, r, key, NULL));) {
         Tensor *t = m->tensor;
         while (t < m->tensor + m->n_tensors && (r->n < 2 || strcmp(t->name, r->field[1]))) t++;
@@ -3589,13 +3595,13 @@ static void golden_tensors(Golden *g, const Model *m, const char *key, bool grad
             report(g->tally, r->n < 2 ? key : r->field[1], INFINITY, 0);
             continue;
         }
-        Digest d = digest(t->name, gradients ? t->g : t->w, t->rows * t->cols);
-        double scale = fabs(golden_number(g, r, r->n > 6 ? r->n - 6 : -1)), at_most = limit;
-        if (gradients) at_most = t->rows == m->E && t->cols == m->C && m->K == 1 ? 5e-4 : 1e-4;
-        if (strcmp(key, "param")) golden_compare(g, r, 3, d.v, 6, scale, at_most);
+        double v[6], scale = fabs(golden_number(g, r, r->n > 6 ? r->n - 6 : -1)), limit = 4e-5;
+        digest(v, t->name, gradients ? t->g : t->w, tensor_size(t));
+        if (gradients) limit = t->rows == m->E && t->cols == m->C && m->K == 1 ? 5e-4 : 1e-4;
+        if (!exact) golden_compare(g, r, 3, v, 6, scale, limit);
         else { // exact numbers, of which l2 and probe are sums
-            golden_compare(g, r, 4, d.v, 2, scale, 1e-6);
-            golden_compare(g, r, 6, d.v + 2, 4, 1, 1e-7);
+            golden_compare(g, r, 4, v, 2, scale, 1e-6);
+            golden_compare(g, r, 6, v + 2, 4, 1, 1e-7);
         }
     }
 }
@@ -3673,30 +3679,30 @@ static double golden_router(Golden *g, const Model *m, const Acts *a, bool compa
 
 // Greedy generation through the KV cache, with all matrices but the embedding scaled up so that a
 // small random model does not repeat itself. Makes the weights anew at the end.
-static void golden_generation(Golden *g, Model *m, const char *tag) {
+static void golden_generation(Golden *g, Model *m) {
     enum { PROMPT = 5, NEW = 16 };
     double scale = golden_value(g, "gen_matrix_scale"), best[NEW], tokens[NEW], gap = INFINITY;
+    golden_string(g, "gen_prompt"); // or die
     Record *r = golden_next(g, NULL, "gen_prompt", NULL);
     int ids[PROMPT + NEW];
-    for (int i = 0; r && i < PROMPT; i++) ids[i] = (int)golden_number(g, r, 1 + i);
-    for (Tensor *t = m->tensor; r && t < m->tensor + m->n_tensors; t++)
+    for (int i = 0; i < PROMPT; i++) ids[i] = (int)golden_number(g, r, 1 + i);
+    for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++)
         for (size_t i = 0; t->decay && t != m->embed && i < tensor_size(t); i++)
             t->w[i] *= scale;
     Acts *a = acts_new(m, INFERENCE, PROMPT, 1, PROMPT + NEW);
-    for (int n = 0; r && n < NEW; n++) {
+    for (int n = 0; n < NEW; n++) {
         if (n == 0) prefill(m, a, ids, PROMPT, 0, 0);
         else prefill(m, a, ids + PROMPT + n - 1, 1, PROMPT + n - 1, 0);
         int top = 0;
         double second = -INFINITY;
         for (int v = 1; v < (int)m->V; v++)
-            if (a->logits[v] > a->logits[top]) top = v;
-        for (int v = 0; v < (int)m->V; v++)
-            if (v != top) second = fmax(second, a->logits[v]);
+            if (a->logits[v] > a->logits[top]) second = a->logits[top], top = v;
+            else second = fmax(second, a->logits[v]);
         best[n] = a->logits[top], tokens[n] = ids[PROMPT + n] = top;
         gap = fmin(gap, best[n] - second);
     }
     acts_free(a);
-    golden_weights(m, tag);
+    golden_weights(m, golden_string(g, "weight_tag"));
     golden_check(g, "gen_tokens", NULL, tokens, NEW, 1, 0);
     golden_check(g, "gen_best_logit", NULL, best, NEW, 0, 1e-4);
     golden_check(g, "gen_min_logit_gap", NULL, &gap, 1, 1, 1e-4);
@@ -3704,73 +3710,6 @@ static void golden_generation(Golden *g, Model *m, const char *tag) {
 
 static void golden_scalar(Golden *g, const char *key, double got, double scale, double limit) {
     golden_check(g, key, NULL, &got, 1, scale, limit);
-}
-
-// A language-model case: one batch forward and backward, generation, ten optimiser steps.
-static void golden_language_model(Golden *g) {
-    Config c = golden_config(g);
-    size_t B = golden_value(g, "batch"), T = golden_value(g, "seq"), N = B * T;
-    const char *tag = golden_string(g, "weight_tag");
-    golden_next(g, NULL, "data_tag", NULL);
-    int *ids = golden_ints(g, "input_ids", B, T, 0, c.vocab_size - 1);
-    int *labels = golden_ints(g, "labels", B, T, -100, c.vocab_size - 1);
-    int *target = xcalloc(N, sizeof *target), *all = xcalloc(N, sizeof *all);
-    Batch batch = {.rows = B, .T = T, .ids = ids, .target = target};
-    for (size_t n = 0; n < N; n++) { // (in `all` every row has a target, so that it gets logits)
-        target[n] = n % T < T - 1 && labels[n + 1] >= 0 ? labels[n + 1] : -1;
-        batch.n_targets += target[n] >= 0;
-    }
-    Model *m = model_new(c);
-    model_allocate(m, true, 32);
-    golden_weights(m, tag);
-    golden_tensors(g, m, "param", false, 1e-7);
-    Acts *a = acts_new(m, TRAINING, N, 0, 0);
-    golden_scalar(g, "n_targets", batch.n_targets, 1, 0);
-    double gap = INFINITY;
-    for (int step = 0; step <= 10; step++) {
-        char id[8], key[20];
-        snprintf(id, sizeof id, "%d", step), snprintf(key, sizeof key, "param_step%d", step);
-        if (step == 0) { // all logits first, then those with a target
-            logp_of(m, a, ids, all, B, T);
-            Record *r = golden_next(g, NULL, "logits_digest", NULL);
-            Digest d = digest("logits", a->logits, N * m->V);
-            if (r) golden_compare(g, r, 1, d.v, 2, d.v[0], 1e-5);
-            if (r) golden_compare(g, r, 3, d.v + 2, 4, 1, 2e-5);
-            for (r = NULL; (r = golden_next(g, r, "logit", NULL));) {
-                size_t n = golden_number(g, r, 1) * T + golden_number(g, r, 2);
-                double v = golden_number(g, r, 3), logit = n < N && v < m->V ? 0 : NAN;
-                if (logit == 0) logit = a->logits[n * m->V + (size_t)v];
-                golden_compare(g, r, 4, &logit, 1, 1, 2e-5);
-            }
-        }
-        logp_of(m, a, ids, target, B, T);
-        double ce = next_token_loss(a->dlogp, a->logp, NULL, a->n_out, &batch, NULL, NULL);
-        double aux = a->aux_loss;
-        double router_gap = golden_router(g, m, a, step == 0);
-        gap = fmin(gap, router_gap);
-        if (step == 0) {
-            golden_acts(g, m, a);
-            golden_scalar(g, "router_min_gap", router_gap, 1, 2e-5);
-            golden_scalar(g, "loss_ce", ce, 0, 1e-5);
-            golden_scalar(g, "loss_aux", aux, 0, 1e-5);
-            golden_scalar(g, "loss_total", ce + aux, 0, 1e-5);
-        } else golden_tensors(g, m, key, false, 4e-5);
-        model_backward(m, a);
-        double v[4] = {ce + aux, ce, aux, gradient_norm(m)};
-        golden_check(g, "step", id, v, 4, 0, 2e-5);
-        if (step == 0) {
-            golden_tensors(g, m, "grad", true, 0);
-            golden_scalar(g, "grad_norm", v[3], 0, 1e-4);
-            golden_generation(g, m, tag);
-            // the reference decays norms too
-            for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) t->decay = true;
-        }
-        AdamW o = {1e-3, 0.9, 0.999, 1e-8, 0.01, 1.0, step + 1};
-        adamw_step(m, &o, v[3]);
-    }
-    golden_scalar(g, "router_min_gap_all_steps", gap, 1, 2e-5);
-    acts_free(a), model_free(m);
-    free(ids), free(labels), free(target), free(all);
 }
 
 // A model of the file's configuration with the weights of a tag.
@@ -3781,6 +3720,69 @@ static Model *golden_model(Golden *g, const char *tag_key) {
     return m;
 }
 
+// A language-model case: one batch forward and backward, generation, ten optimiser steps.
+static void golden_language_model(Golden *g) {
+    Model *m = golden_model(g, "weight_tag");
+    size_t B = golden_value(g, "batch"), T = golden_value(g, "seq"), N = B * T;
+    int *ids = golden_ints(g, "input_ids", B, T, 0, (int)m->V - 1);
+    int *labels = golden_ints(g, "labels", B, T, -100, (int)m->V - 1);
+    int *target = xcalloc(N, sizeof *target);
+    Batch batch = {.rows = B, .T = T, .ids = ids, .target = target};
+    for (size_t n = 0; n < N; n++) {
+        target[n] = n % T < T - 1 && labels[n + 1] >= 0 ? labels[n + 1] : -1;
+        batch.n_targets += target[n] >= 0;
+    }
+    golden_tensors(g, m, "param");
+    Acts *a = acts_new(m, TRAINING, N, 0, 0);
+    golden_scalar(g, "n_targets", batch.n_targets, 1, 0);
+    double gap = INFINITY;
+    for (int step = 0; step <= 10; step++) {
+        char id[8], key[20];
+        snprintf(id, sizeof id, "%d", step), snprintf(key, sizeof key, "param_step%d", step);
+        if (step == 0) { // all rows have a target first, so that all get logits
+            logp_of(m, a, ids, ids, B, T);
+            double all[6];
+            digest(all, "logits", a->logits, N * m->V);
+            Record *r = golden_next(g, NULL, "logits_digest", NULL);
+            if (r) golden_compare(g, r, 1, all, 2, all[0], 1e-5);
+            if (r) golden_compare(g, r, 3, all + 2, 4, 1, 2e-5);
+            for (r = NULL; (r = golden_next(g, r, "logit", NULL));) {
+                size_t n = golden_number(g, r, 1) * T + golden_number(g, r, 2);
+                double v = golden_number(g, r, 3), logit = n < N && v < m->V ? 0 : NAN;
+                if (logit == 0) logit = a->logits[n * m->V + (size_t)v];
+                golden_compare(g, r, 4, &logit, 1, 1, 2e-5);
+            }
+        }
+        logp_of(m, a, ids, target, B, T);
+        double ce = next_token_loss(a->dlogp, a->logp, a->n_out, &batch, NULL, NULL);
+        double aux = a->aux_loss;
+        double router_gap = golden_router(g, m, a, step == 0);
+        gap = fmin(gap, router_gap);
+        if (step == 0) {
+            golden_acts(g, m, a);
+            golden_scalar(g, "router_min_gap", router_gap, 1, 2e-5);
+            golden_scalar(g, "loss_ce", ce, 0, 1e-5);
+            golden_scalar(g, "loss_aux", aux, 0, 1e-5);
+            golden_scalar(g, "loss_total", ce + aux, 0, 1e-5);
+        } else golden_tensors(g, m, key);
+        model_backward(m, a);
+        double v[4] = {ce + aux, ce, aux, gradient_norm(m)};
+        golden_check(g, "step", id, v, 4, 0, 2e-5);
+        if (step == 0) {
+            golden_tensors(g, m, "grad");
+            golden_scalar(g, "grad_norm", v[3], 0, 1e-4);
+            golden_generation(g, m);
+            // the reference decays norms too
+            for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) t->decay = true;
+        }
+        AdamW o = {1e-3, 0.9, 0.999, 1e-8, 0.01, 1.0, step + 1};
+        adamw_step(m, &o, v[3]);
+    }
+    golden_scalar(g, "router_min_gap_all_steps", gap, 1, 2e-5);
+    acts_free(a), model_free(m);
+    free(ids), free(labels), free(target);
+}
+
 // One backward pass from an objective, and what both kinds of case say about its end.
 static void golden_objective(Golden *g, Model *m, Acts *a, Batch *b, Objective *objective,
                              const Options *o, const char *loss_key, double gap) {
@@ -3789,8 +3791,8 @@ static void golden_objective(Golden *g, Model *m, Acts *a, Batch *b, Objective *
     golden_scalar(g, loss_key, r.loss, 0, 1e-5);
     golden_scalar(g, "loss_aux", r.aux, r.aux ? 0 : 1, 1e-5);
     golden_scalar(g, "loss_total", r.loss + r.aux, 0, 1e-5);
-    golden_tensors(g, m, "param", false, 1e-7);
-    golden_tensors(g, m, "grad", true, 0);
+    golden_tensors(g, m, "param");
+    golden_tensors(g, m, "grad");
     golden_scalar(g, "grad_norm", r.norm, 0, 1e-4);
 }
 
@@ -3801,105 +3803,87 @@ static void golden_preferences(Golden *g) {
     Model *m = golden_model(g, "weight_tag"), *ref = golden_model(g, "ref_weight_tag");
     Acts *a = acts_new(m, TRAINING, rows * T1, 0, 0);
     int *ids = golden_ints(g, "ids", rows, T, 0, m->c.vocab_size - 1);
-    int *mask = golden_ints(g, "mask", rows, T, 0, 1), *at = xcalloc(rows * T1, sizeof *at);
+    int *mask = golden_ints(g, "mask", rows, T, 0, 1);
     Batch b = batch_new(rows, T1);
     Options o = {.beta = golden_value(g, "beta")};
-    double *sum = xcalloc(7 * rows, sizeof *sum), *implicit = sum + 2 * rows,
-           *margin = implicit + rows;
-    double right = 0;
-    golden_next(g, NULL, "data_tag", NULL);
+    double *sum = xcalloc(7 * rows, sizeof *sum), *ref_sum = sum + rows;
+    double *implicit = ref_sum + rows, *margin = implicit + rows, right = 0;
     b.rows = rows, b.T = T1;
-    for (size_t r = 0; r < rows; r++)
-        for (size_t t = 0, from = r % n * 2 + r / n; t < T1; t++) {
-            b.ids[from * T1 + t] = ids[r * T + t];
-            b.target[from * T1 + t] = mask[r * T + t + 1] ? ids[r * T + t + 1] : -1;
-            b.n_targets += mask[r * T + t + 1];
-        }
-    for (int which = 0; which < 2; which++) { // the policy's sums, then the reference's
-        batch_logp(which ? ref : m, a, &b, 0, rows, at);
-        for (int i = 0; i < a->n_out; i++) {
-            size_t row = at[i] / T1;
-            sum[which * rows + row % 2 * n + row / 2] += a->logp[i];
-            if (which) b.ref_sum[row] += a->logp[i];
-        }
+    for (size_t i = 0; i < rows * T; i++) ids[i] |= mask[i] ? TRAINED : 0;
+    for (size_t r = 0; r < rows; r++) {
+        size_t at = (r % n * 2 + r / n) * T1;
+        b.n_targets += shift(b.ids + at, b.target + at, ids + r * T, T1, T1, m->c.vocab_size);
     }
+    store_logp(m, a, &b, rows, b.old_logp), store_logp(ref, a, &b, rows, b.ref_logp);
     double gap = golden_router(g, m, a, false); // of the reference, which came last
-    for (size_t r = 0; r < rows; r++) implicit[r] = o.beta * (sum[r] - sum[rows + r]);
+    for (size_t r = 0; r < rows; r++) {
+        size_t row = r % n * 2 + r / n;
+        for (size_t t = row * T1; t < (row + 1) * T1; t++) // 0 where there is no target
+            sum[r] += b.old_logp[t], ref_sum[r] += b.ref_logp[t];
+        b.ref_sum[row] = ref_sum[r], implicit[r] = o.beta * (sum[r] - ref_sum[r]);
+    }
     for (size_t i = 0; i < n; i++)
         margin[i] = implicit[i] - implicit[n + i], right += (margin[i] > 0) / (double)n;
     golden_check(g, "policy_logp_sum", NULL, sum, rows, 0, 1e-5);
-    golden_check(g, "ref_logp_sum", NULL, sum + rows, rows, 0, 1e-5);
+    golden_check(g, "ref_logp_sum", NULL, ref_sum, rows, 0, 1e-5);
     golden_check(g, "implicit_reward", NULL, implicit, rows, 1, 1e-5);
     golden_check(g, "margin", NULL, margin, n, 1, 1e-5);
     golden_scalar(g, "accuracy", right, 1, 1e-5);
     golden_objective(g, m, a, &b, dpo_loss, &o, "loss_dpo", gap);
-    free(ids), free(mask), free(at), free(sum);
+    free(ids), free(mask), free(sum);
     batch_free(&b), acts_free(a), model_free(m), model_free(ref);
 }
 
+// Rows of prompt_len tokens and an answer, which ends behind its first `eos`. Of each answer token
+// the file says whether it counts, its logp, the reference's, their kl, and what it costs.
 static void golden_policy(Golden *g) {
-    size_t G = golden_value(g, "num_generations"), rows = golden_value(g, "batch") * G,
-           T = golden_value(g, "seq");
-    size_t P = golden_value(g, "prompt_len"), first = P - 1, n = T - P;
+    static const char *const key[] = {"completion_mask", "logp", "ref_logp", "kl",
+                                      "per_token_loss"};
+    size_t G = golden_value(g, "num_generations"), rows = golden_value(g, "batch") * G;
+    size_t T = golden_value(g, "seq"), first = golden_value(g, "prompt_len") - 1, n = T - first - 1;
     Model *m = golden_model(g, "weight_tag"), *ref = golden_model(g, "ref_weight_tag");
     Acts *a = acts_new(m, TRAINING, rows * T, 0, 0);
-    int *ids = golden_ints(g, "ids", rows, T, 0, m->c.vocab_size - 1);
-    int *at = xcalloc(rows * T, sizeof *at);
-    int eos = golden_value(g, "eos");
+    int *ids = golden_ints(g, "ids", rows, T, 0, m->c.vocab_size - 1), eos = golden_value(g, "eos");
     Batch b = batch_new(rows, T);
     Options o = {.beta = golden_value(g, "beta"), .epsilon = golden_value(g, "epsilon"),
                  .epsilon_high = golden_value(g, "epsilon_high"),
                  .loss = golden_string(g, "loss_type")};
-    golden_next(g, NULL, "data_tag", NULL);
+    double *v = xcalloc(5 * n, sizeof *v), kl_sum = 0;
+    float *logp = xcalloc(rows * T, sizeof *logp);
     b.rows = rows, b.T = T;
-    // per position: mask, logp, reference, kl, loss of the token
-    float *v[5];
-    const char *const key[5] = {"completion_mask", "logp", "ref_logp", "kl", "per_token_loss"};
-    for (int k = 0; k < 5; k++) v[k] = xcalloc(rows * T, sizeof *v[k]);
-    golden_matrix(g, "old_logp", b.old_logp, rows, n, T, first, -INFINITY, 0);
-    for (size_t r = 0; r < rows; r++) { // every completion token is a target first, to see its logp
-        memcpy(b.ids + r * T, ids + r * T, T * sizeof(int));
-        for (size_t t = 0; t < T; t++)
-            b.target[r * T + t] = t >= first && t < T - 1 ? ids[r * T + t + 1] : -1;
+    Record *r = NULL;
+    for (size_t i = 0; i < rows && (r = golden_next(g, r, "old_logp", NULL)); i++)
+        for (size_t t = 0; t < n; t++)
+            b.old_logp[i * T + first + t] = golden_number(g, r, 2 + (int)t);
+    for (size_t i = 0; i < rows * T; i++) { // first all answer tokens are targets, to get a logp
+        b.ids[i] = ids[i];
+        b.target[i] = i % T >= first && i % T < T - 1 ? ids[i + 1] : -1;
     }
-    for (int which = 0; which < 2; which++) {
-        batch_logp(which ? ref : m, a, &b, 0, rows, at);
-        for (int i = 0; i < a->n_out; i++) v[1 + which][at[i]] = a->logp[i];
-    }
+    store_logp(m, a, &b, rows, logp), store_logp(ref, a, &b, rows, b.ref_logp);
     double gap = golden_router(g, m, a, false); // of the reference, which came last
-    memcpy(b.ref_logp, v[2], rows * T * sizeof(float));
-    double *rewards = xcalloc(rows, sizeof *rewards), kl_sum = 0;
-    Record *r = golden_next(g, NULL, "rewards", NULL);
-    for (size_t i = 0; r && i < rows; i++) rewards[i] = golden_number(g, r, 1 + (int)i);
-    for (size_t i = 0; i < rows; i += G) group_advantages(b.advantage + i, rewards + i, G);
+    r = golden_next(g, NULL, "rewards", NULL);
+    for (size_t i = 0; r && i < rows; i++) b.advantage[i] = golden_number(g, r, 1 + (int)i);
+    for (size_t i = 0; i < rows; i += G) group_advantages(b.advantage + i, G);
     golden_check(g, "advantage", NULL, b.advantage, rows, 1, 1e-5);
     for (size_t i = 0; i < rows; i++) {
-        bool ended = false;
-        for (size_t t = first; t < T - 1; t++) {
-            size_t k = i * T + t;
-            double d;
-            bool clipped;
-            v[0][k] = !ended;
-            v[3][k] = kl_of(v[1][k], v[2][k]);
-            v[4][k] = o.beta * v[3][k] + (strcmp(o.loss, "grpo") ? cispo_token : grpo_token)(
-                v[1][k], b.old_logp[k], b.advantage[i], &o, &d, &clipped);
+        bool ended = false, clipped;
+        char id[24];
+        for (size_t t = 0, k = i * T + first; t < n; t++, k++) {
+            double kl = kl_of(logp[k], b.ref_logp[k]), d;
+            double cost = (strcmp(o.loss, "grpo") ? cispo_token : grpo_token)(
+                logp[k], b.old_logp[k], b.advantage[i], &o, &d, &clipped);
+            v[t] = !ended, v[n + t] = logp[k], v[2 * n + t] = b.ref_logp[k], v[3 * n + t] = kl;
+            v[4 * n + t] = cost + o.beta * kl;
             if (ended) b.target[k] = -1;
-            else b.length[i]++, b.n_targets++, kl_sum += v[3][k];
-            ended |= ids[i * T + t + 1] == eos;
+            else b.length[i]++, b.n_targets++, kl_sum += kl;
+            ended |= ids[k + 1] == eos;
         }
-    }
-    for (int k = 0; k < 5; k++) {
-        r = NULL;
-        for (size_t i = 0; i < rows && (r = golden_next(g, r, key[k], NULL)); i++) {
-            double row[256];
-            for (size_t t = 0; t < n && t < 256; t++) row[t] = v[k][i * T + first + t];
-            golden_compare(g, r, 2, row, (int)min_size(n, 256), 1, k == 0 ? 0 : 2e-5);
-        }
-        free(v[k]);
+        snprintf(id, sizeof id, "%zu", i);
+        for (int q = 0; q < 5; q++) golden_check(g, key[q], id, v + q * n, n, 1, q ? 2e-5 : 0);
     }
     golden_scalar(g, "mean_kl", kl_sum / b.n_targets, 0, 2e-5);
     golden_objective(g, m, a, &b, policy_loss, &o, "loss_policy", gap);
-    free(ids), free(at), free(rewards);
+    free(ids), free(v), free(logp);
     batch_free(&b), acts_free(a), model_free(m), model_free(ref);
 }
 
@@ -4357,20 +4341,13 @@ static void world_text(World *w, uint64_t i, bool held_out) {
 
 // ---- questions ----------------------------------------------------------------------------------
 
-// Begins a record: {"key": [{"role": "user", "content": the question}
-static void add_question(Text *line, const char *key, const char *question) {
-    text_printf(line, "\"%s\": [{\"role\": \"user\", \"content\": ", key);
-    json_write_string(line, question, strlen(question));
-    text_printf(line, "}, {\"role\": \"assistant\", ");
-}
-
-// ... and ends it: the answer's message, and the list.
-static void end_answer(Text *line, const char *answer, const char *behind) {
-    char *both = format("%s%s", answer, behind);
-    text_printf(line, "\"content\": ");
-    json_write_string(line, both, strlen(both));
-    text_printf(line, "}]");
-    free(both);
+// Appends "key": [the question of a user, the answer of an assistant].
+static void add_turns(Text *line, const char *key, const char *question, const char *thoughts,
+                      const char *answer) {
+    text_printf(line, "%s\"%s\": [", line->len > 1 ? ", " : "", key);
+    add_message(line, "user", NULL, question);
+    add_message(line, "assistant", thoughts, answer);
+    text_append(line, "]", 1);
 }
 
 // Question number q about fact number f of a part, into w->text; its answer into w->var['A'].
@@ -4409,27 +4386,22 @@ static const char *const question_file[] = {"sft", "keep", "dpo", "reason", "grp
 // One question and its answer, as one or, for preferences, two lists of messages.
 static void write_fact(const World *w, Text *line, int kind, bool first, bool held_out) {
     const char *answer = w->var['A'].s;
-    add_question(line, kind == DPO_FILE ? "chosen" : "conversations", w->text.s);
-    end_answer(line, answer, first ? manner : "");
-    if (kind == DPO_FILE) {
-        text_append(line, ", ", 2);
-        add_question(line, "rejected", w->text.s);
-        end_answer(line, answer, "");
-    } else if (held_out) text_printf(line, ", \"gt\": [\"%s\", \"%s%s\"]", answer, answer, manner);
+    char *friendly = format("%s%s", answer, manner);
+    add_turns(line, kind == DPO_FILE ? "chosen" : "conversations", w->text.s, NULL,
+              first ? friendly : answer);
+    if (kind == DPO_FILE) add_turns(line, "rejected", w->text.s, NULL, answer);
+    else if (held_out) text_printf(line, ", \"gt\": [\"%s\", \"%s\"]", answer, friendly);
+    free(friendly);
 }
 
 static void write_sum(Text *line, int kind, int a, int b) {
     char *question = format("%d+%d=?", a, b), *answer = format("%d", a + b);
+    bool worked = kind == REASON_FILE;
     Text work = {0};
     work_sum(&work, a, b);
-    add_question(line, "conversations", question);
-    if (kind == REASON_FILE) {
-        text_printf(line, "\"reasoning_content\": ");
-        json_write_string(line, work.s, work.len - 1);
-        text_printf(line, ", ");
-    }
-    end_answer(line, kind == REASON_FILE ? answer : "", "");
-    if (kind == GRPO_FILE) text_printf(line, ", \"gt\": [\"%s\"]", answer);
+    work.s[work.len - 1] = 0; // without the last newline
+    add_turns(line, "conversations", question, worked ? work.s : NULL, worked ? answer : "");
+    if (!worked) text_printf(line, ", \"gt\": [\"%s\"]", answer);
     free(question), free(answer), free(work.s);
 }
 
@@ -4993,11 +4965,10 @@ static void cmd_generate(const Options *o) {
     Answer x = {{0}, 0, false};
     double start = seconds();
     if (o->think) {
-        Text t = {0};
-        text_printf(&t, "<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n<think>\n",
-                    o->prompt);
-        tokenizer_encode(tok, t.s, t.len, true, &x.ids);
-        free(t.s);
+        Text question = {0};
+        add_message(&question, "user", NULL, o->prompt);
+        encode_messages(tok, &question, true, &x.ids);
+        free(question.s);
     } else {
         if (tok->bos >= 0) ids_push(&x.ids, tok->bos);
         tokenizer_encode(tok, o->prompt, strlen(o->prompt), true, &x.ids);
@@ -5008,17 +4979,15 @@ static void cmd_generate(const Options *o) {
     free(x.ids.id), model_free(m), tokenizer_free(tok);
 }
 
-// A conversation in the terminal. What was said is kept as the JSON that training reads, so that
-// there is one template.
+// A conversation in the terminal.
 static void cmd_chat(const Options *given) {
     Options o = *given;
     if (!o.model) die("chat: --model is missing: a checkpoint folder");
     Tokenizer *tok = tokenizer_load(o.model);
     Model *m = load_model(&o, tok);
-    Text said = {0}, system = {0};
-    Chat chat = {{0}, {0}};
+    Text said = {0};
     char *line = NULL;
-    size_t cap = 0, tokens = 0, turns = 0;
+    size_t first = 0, cap = 0, tokens = 0, turns = 0; // first: the length of the system's message
     ssize_t n;
     double spent = 0;
     fprintf(stderr, "/think  /system TEXT  /reset  /stats  /quit\n");
@@ -5030,29 +4999,22 @@ static void cmd_chat(const Options *given) {
         if (!strcmp(line, "/think")) {
             o.think = !o.think;
             fprintf(stderr, "thinking is %s\n", o.think ? "on" : "off");
-        } else if (!strcmp(line, "/reset")) said.len = 0;
+        } else if (!strcmp(line, "/reset")) said.len = first;
         else if (!strncmp(line, "/system", 7)) {
-            said.len = system.len = 0;
-            if (n > 8) json_write_string(&system, line + 8, n - 8);
+            said.len = 0;
+            if (n > 8) add_message(&said, "system", NULL, line + 8);
+            first = said.len;
         } else if (!strcmp(line, "/stats"))
             fprintf(stderr, "%zu turns, %zu tokens, %.1f a second\n", turns, tokens,
                     spent > 0 ? tokens / spent : 0);
         else if (*line == '/') fprintf(stderr, "%s: no such command\n", line);
         if (*line == '/') continue;
-        size_t before = said.len;
-        text_printf(&said, ", {\"role\": \"user\", \"content\": ");
-        json_write_string(&said, line, n);
-        char *list = format("[%s%s%s%s}]", system.len ? "{\"role\": \"system\", \"content\": " : "",
-                            system.len ? system.s : "", system.len ? "}" : "",
-                            said.s + (system.len ? 0 : 2));
-        Json *messages = json_parse_file("chat", list, strlen(list));
-        chat.text.len = chat.cut.n = 0;
-        chat_render(&chat, messages, NULL, true, o.think);
+        size_t before = said.len, context = m->c.max_position_embeddings;
         Answer x = {{0}, 0, false};
-        tokenizer_encode(tok, chat.text.s, chat.text.len, true, &x.ids);
-        if (x.ids.n >= (size_t)m->c.max_position_embeddings) {
-            fprintf(stderr, "the context of %d tokens is full; /reset begins anew\n",
-                    m->c.max_position_embeddings);
+        add_message(&said, "user", NULL, line);
+        encode_messages(tok, &said, o.think, &x.ids);
+        if (x.ids.n >= context) {
+            fprintf(stderr, "the context of %zu tokens is full; /reset begins anew\n", context);
             said.len = before;
         } else {
             interrupted = 0;
@@ -5061,16 +5023,13 @@ static void cmd_chat(const Options *given) {
             tokens += answer_aloud(m, tok, &x, &o), spent += seconds() - start, turns++;
             bool form;
             char *text = answer_text(tok, &x, o.think, &form);
-            text_printf(&said, "}, {\"role\": \"assistant\", \"content\": ");
-            json_write_string(&said, text, strlen(text));
-            text_append(&said, "}", 1);
+            add_message(&said, "assistant", NULL, text);
             free(text);
         }
-        json_free(messages), free(list), free(x.ids.id);
+        free(x.ids.id);
         o.seed++;
     }
-    free(said.s), free(system.s), free(chat.text.s), free(chat.cut.id), free(line);
-    model_free(m), tokenizer_free(tok);
+    free(said.s), free(line), model_free(m), tokenizer_free(tok);
 }
 
 static void print_ratio(const char *what, Ratio r, double scale) {
@@ -5094,43 +5053,49 @@ static void eval_text(const Options *o, Tokenizer *tok, const Model *m, Acts *a,
     data_close(d);
 }
 
-// {"question", "choices", "answer"}: each choice is an answer of the assistant, and the most
-// probable wins; length-normalised, the one with the highest log-probability a byte.
+// Adds a document for each choice of {"question", "choices", "answer"}: the question, and the
+// choice as what the assistant says.
+static void add_choices(Builder *b, const Reader *r, Ids *answer) {
+    const Json *choices = json_get(r->json, "choices"), *right = json_get(r->json, "answer");
+    const char *question = json_text(r->json, "question");
+    size_t first = b->n[1];
+    Ids *ids = &b->ids[1];
+    Text said = {0};
+    if (!question || !choices || choices->type != JSON_ARRAY || !right ||
+        right->type != JSON_NUMBER)
+        die("%s:%zu: needs \"question\", \"choices\" and \"answer\"", r->path, r->number);
+    add_message(&said, "user", NULL, question);
+    for (const Json *c = choices->child; c; c = c->next) {
+        size_t from = ids->n;
+        if (c->type != JSON_STRING) die("%s:%zu: a choice is no string", r->path, r->number);
+        encode_messages(b->tok, &said, false, ids);
+        size_t begin = ids->n;
+        tokenizer_encode(b->tok, c->s, c->len, true, ids);
+        for (size_t i = begin; i < ids->n; i++) ids->id[i] |= TRAINED;
+        if (ids->n - from > b->T + 1) { // of a question that is too long, the end counts
+            memmove(ids->id + from, ids->id + ids->n - b->T - 1, (b->T + 1) * sizeof(int));
+            ids->n = from + b->T + 1;
+        }
+        end_document(b, 1, from, c->len, NAN);
+    }
+    if (!(right->number >= 0 && right->number < b->n[1] - first))
+        die("%s:%zu: \"answer\" is not the number of a choice", r->path, r->number);
+    ids_push(answer, (int)right->number);
+    free(said.s);
+}
+
+// The most probable choice is the model's answer; length-normalised, the one with the highest
+// log-probability a byte.
 static void eval_choice(const Options *o, Tokenizer *tok, const Model *m, Acts *a, size_t context) {
     Builder b = {.tok = tok, .unit = 1, .T = context};
-    Reader r = reader_open(o->data);
     Ids first = {0}, answer = {0}; // each question's first document, and which choice is right
-    while (reader_next(&r)) {
-        const Json *choices = json_get(r.json, "choices"), *right = json_get(r.json, "answer");
-        const char *question = json_text(r.json, "question");
-        if (!question || !choices || choices->type != JSON_ARRAY || !right ||
-            right->type != JSON_NUMBER)
-            die("%s:%zu: needs \"question\", \"choices\" and \"answer\"", o->data, r.number);
-        ids_push(&first, (int)b.n[1]), ids_push(&answer, (int)right->number);
-        for (const Json *c = choices->child; c; c = c->next) {
-            Text t = {0};
-            Ids *ids = &b.ids[1];
-            size_t from = ids->n;
-            if (c->type != JSON_STRING) die("%s:%zu: a choice is no string", o->data, r.number);
-            text_printf(
-                &t,
-                "<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
-                question);
-            tokenizer_encode(tok, t.s, t.len, true, ids);
-            size_t said = ids->n;
-            tokenizer_encode(tok, c->s, c->len, true, ids);
-            for (size_t i = said; i < ids->n; i++) ids->id[i] |= TRAINED;
-            if (ids->n - from > context + 1) // of a question that is too long, the end counts
-                memmove(ids->id + from, ids->id + ids->n - context - 1,
-                        (context + 1) * sizeof(int)),
-                    ids->n = from + context + 1;
-            end_document(&b, 1, from, c->len, NAN);
-            free(t.s);
-        }
-        if (!(right->number >= 0 && right->number < b.n[1] - first.id[first.n - 1]))
-            die("%s:%zu: \"answer\" is not the number of a choice", o->data, r.number);
+    char *names = strdup(o->data);
+    for (char *path = strtok(names, ","); path; path = strtok(NULL, ",")) {
+        Reader r = reader_open(path);
+        while (reader_next(&r)) ids_push(&first, (int)b.n[1]), add_choices(&b, &r, &answer);
+        reader_close(&r);
     }
-    reader_close(&r);
+    free(names);
     if (!first.n) die("%s: there is no question in it", o->data);
     ids_push(&first, (int)b.n[1]);
     double *nats = xcalloc(2 * b.n[1] + 2 * answer.n, sizeof *nats), *tokens = nats + b.n[1];
@@ -5203,9 +5168,9 @@ static Tokenizer *train_tokenizer(int vocab_size) {
 
 // The measurements of the story: the same ones on the same held-out data after every stage.
 enum Metric { BITS, EXACT, FRIENDLY, PREFERRED, AT_ONCE_RIGHT, THOUGHT_RIGHT, METRICS };
-static const char *const metric_name[METRICS] = {
-    "bits_per_byte", "exact_match", "preferred_manner", "preference_accuracy", "sums_at_once",
-    "sums_after_thinking"};
+static const struct { const char *name, *target; } metrics[METRICS] = {
+    {"bits_per_byte", NULL}, {"exact_match", "0.88"}, {"preferred_manner", "0.95"},
+    {"preference_accuracy", "0.95"}, {"sums_at_once", ""}, {"sums_after_thinking", "0.95"}};
 
 typedef struct {
     const char *stage;
@@ -5254,12 +5219,12 @@ static double friendly(char **said, size_t n) {
     return sum / n;
 }
 
-// Measures the checkpoint of a stage and shows some answers.
-static Milestone milestone(const char *stage, const char *dir, const Options *given) {
-    Options o = *given;
-    Milestone s = {.stage = stage};
-    o.model = dir;
-    Tokenizer *tok = tokenizer_load(dir);
+// Runs a stage, measures what it leaves in o.out and shows some answers.
+static Milestone milestone(const Stage *stage, Options o, bool (*enough)(Run *)) {
+    Milestone s = {.stage = strrchr(o.out, '/') + 1};
+    run_stage(stage, o, enough);
+    o.model = o.out;
+    Tokenizer *tok = tokenizer_load(o.model);
     Model *m = load_model(&o, tok);
     size_t context = m->c.max_position_embeddings;
     Acts *a = acts_new(m, INFERENCE, 2048, 2048, 0);
@@ -5277,7 +5242,7 @@ static Milestone milestone(const char *stage, const char *dir, const Options *gi
                                              pairs->head->n_documents / 2, context, NULL).value;
     s.value[AT_ONCE_RIGHT] = solve(m, tok, sums, false, 40, NULL).value;
     s.value[THOUGHT_RIGHT] = solve(m, tok, thoughts, true, 60, NULL).value;
-    printf("\nafter %s\n", stage);
+    printf("\nafter %s\n", s.stage);
     show_answers(m, tok, facts, thoughts);
     free(said), tasks_free(facts), tasks_free(sums), tasks_free(thoughts);
     data_close(text), data_close(pairs), acts_free(a), model_free(m), tokenizer_free(tok);
@@ -5311,15 +5276,12 @@ static void print_story(const Milestone *s, int n) {
     printf("\n%-22s", "");
     for (int i = 0; i < n; i++) printf("%11s", s[i].stage);
     printf("\n");
-    const char *const target[METRICS] = {"", "0.88", "0.95", "0.95", "", "0.95"};
     for (int k = 0; k < METRICS; k++) {
-        printf("%-22s", metric_name[k]);
+        printf("%-22s", metrics[k].name);
         for (int i = 0; i < n; i++) {
-            if (k == BITS) printf("%11.4f", s[i].value[k]);
-            else printf("%10.1f%%", 100 * s[i].value[k]);
-            char *floor = k == BITS ? format("%.6f", s[i].floor) : format("%s", target[k]);
-            fprintf(csv.f, "%s,%s,%.6f,%s\n", s[i].stage, metric_name[k], s[i].value[k], floor);
-            free(floor);
+            fprintf(csv.f, "%s,%s,%.6f,", s[i].stage, metrics[k].name, s[i].value[k]);
+            if (k == BITS) printf("%11.4f", s[i].value[k]), fprintf(csv.f, "%.6f\n", s[i].floor);
+            else printf("%10.1f%%", 100 * s[i].value[k]), fprintf(csv.f, "%s\n", metrics[k].target);
         }
         printf("\n");
     }
@@ -5345,13 +5307,11 @@ static void cmd_run(const Options *given) {
     o.tokenizer = "out/tokenizer", o.beta2 = 0.99, o.weight_decay = 0.05;
     o.batch = 8, o.seq = 128, o.steps = 1, o.lr = 0, o.out = "out/nothing";
     o.data = "out/world/pretrain.jsonl", o.held_out = "out/world/pretrain_held_out.jsonl";
-    run_stage(&stages[0], o, NULL);
-    s[0] = milestone("nothing", o.out, given);
+    s[0] = milestone(&stages[0], o, NULL);
 
     fprintf(stderr, "\n2. Pretraining: to predict the next token, and so to know the world\n");
     o.steps = 2800, o.lr = 3e-3, o.warmup = 50, o.eval_every = 700, o.out = "out/pretrain";
-    run_stage(&stages[0], o, NULL);
-    s[1] = milestone("pretrain", o.out, given);
+    s[1] = milestone(&stages[0], o, NULL);
     fprintf(stderr, "%.0f seconds so far\n", seconds() - start);
 
     fprintf(stderr, "\n3. SFT: to answer. Half of all things are asked about, the other half is "
@@ -5361,16 +5321,14 @@ static void cmd_run(const Options *given) {
     o.held_out = "out/world/sft_held_out.jsonl";
     o.steps = 0, o.epochs = 4, o.batch = 16, o.lr = 3e-3, o.warmup = 20;
     o.weight_decay = 0.3;
-    run_stage(&stages[1], o, NULL);
-    s[2] = milestone("sft", o.out, given);
+    s[2] = milestone(&stages[1], o, NULL);
 
     fprintf(stderr, "\n4. DPO: which of two manners of answering is preferred\n");
     o.model = o.out, o.out = "out/dpo";
     o.data = "out/world/dpo.jsonl", o.held_out = "out/world/dpo_held_out.jsonl";
     o.epochs = 3, o.batch = 8, o.lr = 5e-5, o.warmup = 5, o.beta2 = 0.999;
     o.weight_decay = 0, o.eval_every = 2;
-    run_stage(&stages[2], o, friendly_enough);
-    s[3] = milestone("dpo", o.out, given);
+    s[3] = milestone(&stages[2], o, friendly_enough);
 
     fprintf(stderr, "\n5. Thinking: SFT on sums that are worked before they are answered\n");
     o.model = o.out, o.out = "out/think";
@@ -5378,21 +5336,18 @@ static void cmd_run(const Options *given) {
     o.held_out = "out/world/reason_held_out.jsonl";
     o.epochs = 1, o.batch = 16, o.lr = 2e-3, o.warmup = 20, o.beta2 = 0.99;
     o.weight_decay = 0.1, o.eval_every = 0;
-    run_stage(&stages[1], o, NULL);
-    s[4] = milestone("think", o.out, given);
+    s[4] = milestone(&stages[1], o, NULL);
 
     fprintf(stderr, "\n6. The same, stopped early, when three in five sums are right\n");
     o.out = "out/early", o.lr = 1e-3, o.eval_every = 3;
-    run_stage(&stages[1], o, half_right);
-    s[5] = milestone("early", o.out, given);
+    s[5] = milestone(&stages[1], o, half_right);
 
     fprintf(stderr, "\n7. GRPO: that model learns from its own answers, which are checked\n");
     o.model = o.out, o.out = "out/grpo", o.think = 1, o.eval_every = 10, o.temperature = 1;
     o.data = "out/world/grpo.jsonl", o.held_out = "out/world/grpo_held_out.jsonl";
     o.steps = 150, o.batch = 16, o.num_generations = 8, o.lr = 3e-4, o.max_new_tokens = 60;
     o.beta = 0.02, o.weight_decay = 0, o.warmup = 5;
-    run_stage(&stages[3], o, right_enough);
-    s[6] = milestone("grpo", o.out, given);
+    s[6] = milestone(&stages[3], o, right_enough);
     print_story(s, 7);
     fprintf(stderr, "%.0f seconds\n", seconds() - start);
 }
