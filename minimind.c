@@ -872,6 +872,7 @@ static void logp_backward(float *logits, const float *dlogp, const float *lse, c
 //     fraction f, 0 <= f < 1, is what lies below it. To mask f out would take another instruction;
 //     instead tensor_pack() chooses the whole number so that number + f comes nearest.
 enum { BLOCK = 64 };
+static const char *const kept_as[] = {"f32", "bf16", "int8"}; // in 32, 16, 8 bits
 typedef uint32_t Words __attribute__((vector_size(LANES * sizeof(uint32_t))));
 typedef int32_t Wholes __attribute__((vector_size(LANES * sizeof(int32_t))));
 
@@ -2141,18 +2142,21 @@ typedef struct { // what tokenising adds to
     Ids ids[2];             // of the training part, as far as not yet in the file; held out
     Document *document[2];
     size_t n[2], cap[2], seen;
-    FILE *out;              // where the ids of the training part go, or NULL
+    FILE *out;              // where the ids of the training part go
     Chat chat;
 } Builder;
 
 // A document is complete: its ids stand at the end of part p, from place `from` on.
 static void end_document(Builder *b, int p, size_t from, double bytes, double floor) {
-    size_t before = p ? 0 : b->head.n_train - b->ids[0].n; // ids that have gone to the file
+    size_t before = p ? 0 : b->head.n_train; // ids that have gone to the file
     b->document[p] = grow(b->document[p], &b->cap[p], b->n[p] + 1, sizeof **b->document);
     b->document[p][b->n[p]++] = (Document){before + from, before + b->ids[p].n, bytes, floor};
-    if (p || !b->out) return;
-    fwrite(b->ids[0].id, sizeof(int), b->ids[0].n, b->out);
-    b->ids[0].n = 0;
+}
+
+// What a record added to the training part stays: its ids go to the file.
+static void write_ids(Builder *b) {
+    if (b->ids[0].n) fwrite(b->ids[0].id, sizeof(int), b->ids[0].n, b->out);
+    b->head.n_train += b->ids[0].n, b->ids[0].n = 0;
 }
 
 // Tokenises a text, or one stretch of a plain text; every token is trained. A stretch that is held
@@ -2167,7 +2171,6 @@ static void add_text(Builder *b, const char *s, size_t n, bool begins, bool ends
     if (b->unit && ids->n == from) return; // a row needs a token
     if (b->unit && ids->n - from > b->T + 1) ids->n = from + b->T + 1, b->head.n_cut++;
     for (size_t i = from; i < ids->n; i++) ids->id[i] |= TRAINED;
-    if (!p) b->head.n_train += ids->n - from;
     end_document(b, p, from, n, floor);
 }
 
@@ -2184,28 +2187,14 @@ static bool add_chat(Builder *b, const Reader *r, const char *key, int p) {
         bytes += b->chat.cut.id[i + 1] - b->chat.cut.id[i];
     if (ids->n - from > b->T + 1) ids->n = from + b->T + 1, b->head.n_cut++;
     for (size_t i = from + 1; i < ids->n; i++) trained |= (ids->id[i] & TRAINED) != 0;
-    if (!trained) ids->n = from;
-    else {
-        if (!p) b->head.n_train += ids->n - from;
-        end_document(b, p, from, bytes, NAN);
-    }
+    if (trained) end_document(b, p, from, bytes, NAN);
+    else ids->n = from;
     return trained;
-}
-
-// Takes a part's newest documents back, down to n.
-static void drop_documents(Builder *b, int p, size_t n) {
-    for (; b->n[p] > n; b->n[p]--) {
-        Document *d = &b->document[p][b->n[p] - 1];
-        size_t len = d->to - d->from;
-        if (p || !b->out) b->ids[p].n -= len;
-        else if (fseeko(b->out, -(off_t)(len * sizeof(int)), SEEK_CUR)) die("cannot seek");
-        if (!p) b->head.n_train -= len;
-    }
 }
 
 static void add_record(Builder *b, const Reader *r, int p) {
     const Json *text = json_get(r->json, "text"), *bits = json_get(r->json, "bits");
-    size_t before = b->n[p];
+    size_t documents = b->n[p], ids = b->ids[p].n;
     bool ok = true;
     if (text && text->type == JSON_STRING && b->unit < 2)
         add_text(b, text->s, text->len, true, true, p,
@@ -2215,7 +2204,7 @@ static void add_record(Builder *b, const Reader *r, int p) {
     else if (b->unit == 1) ok = add_chat(b, r, "conversations", p);
     else ok = add_chat(b, r, "chosen", p) && add_chat(b, r, "rejected", p);
     if (ok) return;
-    drop_documents(b, p, before);
+    b->n[p] = documents, b->ids[p].n = ids; // a pair goes with either of its sides
     if (!b->head.n_skipped++) b->head.first_skipped = r->number;
 }
 
@@ -2235,8 +2224,10 @@ static void add_files(Builder *b, const char *list, int hold_out) {
                 block.len = 0, first = false, b->seen++;
             }
             if (!r.json) text_append(&block, r.line, r.len);
+            write_ids(b);
         }
         if (block.len) add_text(b, block.s, block.len, first, true, hold_out == 2, NAN), b->seen++;
+        write_ids(b);
         free(block.s);
         reader_close(&r);
     }
@@ -2284,8 +2275,6 @@ static void build_cache(Builder *b, const char *train, const char *held_out, con
     while (ftello(file.f) % sizeof(Document)) fputc(0, file.f);
     for (int p = 0; p < 2; p++)
         if (b->n[p]) fwrite(b->document[p], sizeof(Document), b->n[p], file.f);
-    fflush(file.f);
-    if (ftruncate(fileno(file.f), ftello(file.f))) die("out/cache/%s: %s", name, strerror(errno));
     rewind(file.f);
     fwrite(&b->head, sizeof b->head, 1, file.f);
     if (!b->head.n_ids) die("%s: there is nothing to train on", train ? train : held_out);
@@ -2439,8 +2428,8 @@ static void data_fill(Data *d, Batch *b, size_t units) {
 // the first token on; one longer than the context is cut, and every piece starts afresh.
 // =================================================================================================
 
-// Adds up -logp over the targets of each of n documents, into nats and tokens (n). Pieces are
-// batched as they come, padded to the longest in a batch.
+// Adds up -logp over the targets of each of n documents, into nats and, if not NULL, tokens (n).
+// Pieces are batched as they come, padded to the longest in a batch.
 static void score_documents(const Model *m, Acts *a, const int *ids, const Document *doc, size_t n,
                             size_t context, double *nats, double *tokens) {
     enum { MOST = 256 };
@@ -2449,7 +2438,8 @@ static void score_documents(const Model *m, Acts *a, const int *ids, const Docum
     int *in = xcalloc(cap, sizeof *in), *target = xcalloc(cap, sizeof *target);
     struct { size_t document, at, len; } piece[MOST];
     context = min_size(context, cap);
-    for (size_t i = 0; i < n; i++) nats[i] = tokens[i] = 0;
+    for (size_t i = 0; i < n; i++) nats[i] = 0;
+    for (size_t i = 0; tokens && i < n; i++) tokens[i] = 0;
     while (d < n) {
         size_t B = 0, T = 0;
         while (d < n && B < MOST) { // as many pieces as fit
@@ -2468,7 +2458,8 @@ static void score_documents(const Model *m, Acts *a, const int *ids, const Docum
         logp_of(m, a, in, target, B, T);
         for (int i = 0; i < a->n_out; i++) {
             size_t owner = piece[a->out_row[i] / T].document;
-            nats[owner] -= a->logp[i], tokens[owner]++;
+            nats[owner] -= a->logp[i];
+            if (tokens) tokens[owner]++;
         }
     }
     free(in), free(target);
@@ -2535,7 +2526,7 @@ struct Run {
     Data *d;
     Batch b;
     size_t rows;                  // of a step, at most
-    double *ref_sum;              // DPO: of each document, the reference's log-probability
+    double *ref_nats;             // DPO: of each document, minus the reference's log-probability
     struct Tasks *tasks, *held;   // GRPO: the prompts
     size_t next_task, updates;    // the next prompt; steps left on the answers at hand
     bool (*enough)(Run *);        // asked after each measurement: stop here?
@@ -2716,12 +2707,9 @@ static void open_pretraining(Run *run) {
 // model is kept.
 static void open_preferences(Run *run) {
     size_t n = run->d->head->n_documents;
-    double *tokens = xcalloc(n, sizeof *tokens);
-    run->ref_sum = xcalloc(n, sizeof *run->ref_sum);
-    score_documents(run->m, run->a, run->d->id, run->d->document, n, run->d->T, run->ref_sum,
-                    tokens);
-    for (size_t i = 0; i < n; i++) run->ref_sum[i] *= -1;
-    free(tokens);
+    run->ref_nats = xcalloc(n, sizeof *run->ref_nats);
+    score_documents(run->m, run->a, run->d->id, run->d->document, n, run->d->T, run->ref_nats,
+                    NULL);
     fprintf(stderr,
             "%zu pairs. At the first step the model is its own reference, so every margin is 0 "
             "and the loss is -log sigmoid(0) = log 2 = 0.693\n",
@@ -2732,17 +2720,17 @@ static void fill_preferences(Run *run) {
     fill_from_data(run);
     const size_t *pair = run->d->order + run->d->next - run->b.rows / 2;
     for (size_t r = 0; r < run->b.rows; r++)
-        run->b.ref_sum[r] = run->ref_sum[pair[r / 2] * 2 + r % 2];
+        run->b.ref_sum[r] = -run->ref_nats[pair[r / 2] * 2 + r % 2];
 }
 
 // The share of n pairs whose chosen answer has gained more on the rejected one than the reference
 // (NULL: nothing) has.
 static Ratio preference_accuracy(const Model *m, Acts *a, const int *ids, const Document *doc,
-                                 size_t n, size_t context, const double *ref_sum) {
-    double *nats = xcalloc(5 * n, sizeof *nats), *tokens = nats + 2 * n, *right = tokens + 2 * n;
-    score_documents(m, a, ids, doc, 2 * n, context, nats, tokens);
+                                 size_t n, size_t context, const double *ref_nats) {
+    double *nats = xcalloc(3 * n, sizeof *nats), *right = nats + 2 * n;
+    score_documents(m, a, ids, doc, 2 * n, context, nats, NULL);
     for (size_t i = 0; i < n; i++) {
-        double ref = ref_sum ? ref_sum[2 * i] - ref_sum[2 * i + 1] : 0;
+        double ref = ref_nats ? ref_nats[2 * i + 1] - ref_nats[2 * i] : 0;
         right[i] = nats[2 * i + 1] - nats[2 * i] > ref;
     }
     Ratio r = ratio(right, NULL, n);
@@ -2754,7 +2742,7 @@ static double measure_preferences(Run *run) {
     size_t first = run->d->n_train;
     if (!n_held(run)) return NAN;
     Ratio r = preference_accuracy(run->m, run->a, run->d->id, run->d->document + first,
-                                  n_held(run) / 2, run->d->T, run->ref_sum + first);
+                                  n_held(run) / 2, run->d->T, run->ref_nats + first);
     fprintf(stderr, "held out: %.1f%% of %zu pairs have a positive margin\n", 100 * r.value,
             n_held(run) / 2);
     return r.value;
@@ -4597,13 +4585,13 @@ static double bench_decoding(const Model *m, size_t B, double *prefill_rate) {
 // in the mean, against the speed at which the float weights can be read at all.
 static void bench_inference(const Config *c) {
     double memory = 0;
-    for (int bits = 32; bits >= 8; bits /= 2) {
+    for (int i = 0, bits = 32; i < 3; i++, bits /= 2) {
         Model *m = model_new(*c);
         model_allocate(m, false, bits);
         float *x = NULL;
         for (Tensor *t = m->tensor; t < m->tensor + m->n_tensors; t++) {
             x = xrealloc(x, t->rows * t->cols, sizeof *x);
-            for (size_t i = 0; i < tensor_size(t); i++) x[i] = 0.02f * signed_unit(t->offset, i);
+            for (size_t k = 0; k < tensor_size(t); k++) x[k] = 0.02f * signed_unit(t->offset, k);
             tensor_pack(t, x);
         }
         free(x);
@@ -4613,8 +4601,8 @@ static void bench_inference(const Config *c) {
         if (bits == 32) memory = memory_speed(m->params, m->n_params);
         double eight = bench_decoding(m, 8, &prefill_rate);
         printf("    %-4s prefill %6.0f   decode %5.0f (%3.0f%% of the %.1f GB/s that memory gives)"
-               "   8 at once %5.0f\n", bits == 32 ? "f32" : bits == 16 ? "bf16" : "int8",
-               prefill_rate, one, 100 * one * read / memory, memory * 1e-9, eight);
+               "   8 at once %5.0f\n", kept_as[i], prefill_rate, one, 100 * one * read / memory,
+               memory * 1e-9, eight);
         model_free(m);
     }
 }
@@ -4642,16 +4630,16 @@ static void bench_tokenizer(void) {
     free(all.s), free(ids.id), free(w.text.s);
 }
 
-// The cost of one size, all else equal: tokens/s for each of its values.
-static void bench_scaling(const char *what, const char *fields, const char *field, int from, int to,
-                          bool is_T) {
+// The cost of one size, all else equal: tokens/s for each of its values. Without a field it is T.
+static void bench_scaling(const char *what, const char *fields, const char *field, int from,
+                          int to) {
     printf("%-32s", what);
     for (int v = from; v <= to; v *= 2) {
         Config c = config_preset("tiny");
         config_parse(&c, fields, "bench");
         if (*field) config_set(&c, config_find(field, false), v, "bench");
         config_complete(&c, "bench");
-        size_t T = is_T ? v : 256;
+        size_t T = *field ? 256 : v;
         printf("  %d: %.0f", v, bench_training(c, 4096 / T, T, false));
         fflush(stdout);
     }
@@ -4682,14 +4670,14 @@ static void cmd_bench(const Options *o) {
     bench_tokenizer();
     printf("\nscaling: training the tiny model, 4096 tokens a step, tokens/s\n");
     bench_scaling("tokens in a sequence (dense)", "use_moe=0 max_position_embeddings=4096", "", 128,
-                  4096, true);
+                  4096);
     bench_scaling("experts, one a token", "num_experts_per_tok=1 moe_intermediate_size=384",
-                  "num_experts", 1, 16, false);
+                  "num_experts", 1, 16);
     int all = n_threads;
     for (n_threads = 1; n_threads <= all; n_threads *= 2) {
         char what[40];
         snprintf(what, sizeof what, "threads: %d", n_threads);
-        bench_scaling(what, "", "", 256, 256, false);
+        bench_scaling(what, "", "", 256, 256);
     }
     n_threads = all;
 }
@@ -4837,14 +4825,8 @@ static Config options_config(const Options *o, const Tokenizer *tok) {
 
 // A model to talk to or to measure, from --model, its weights kept as --weights says.
 static Model *load_model(const Options *o, const Tokenizer *tok) {
-    Model *m = model_new(config_load(o->model));
-    int bits = !strcmp(o->weights, "f32") ? 32 : !strcmp(o->weights, "bf16") ? 16 :
-               !strcmp(o->weights, "int8") ? 8 : 0;
-    if (!bits || (bits < 32 && sizeof(float) == 8))
-        die("--weights %s: allowed are f32, bf16 and int8", o->weights);
-    if (m->c.vocab_size < tok->vocab_size)
-        die("%s: the tokenizer has %d tokens, the model only %d", o->model, tok->vocab_size,
-            m->c.vocab_size);
+    Model *m = model_new(options_config(o, tok));
+    int bits = 32 >> one_of("weights", o->weights, sizeof(float) == 4 ? "f32 bf16 int8" : "f32");
     model_allocate(m, false, bits);
     weights_load(m, o->model);
     return m;
@@ -4885,11 +4867,11 @@ static void cmd_info(const Options *o) {
     printf("%-34s %.1f MB\n", "the same with --recompute 1",
            (4 * m->n_params + acts_size(m, RECOMPUTE, rows, 0, 0)) / MB);
     double infer = acts_size(m, INFERENCE, min_size(room, 512), 1, room) / MB;
-    for (int bits = 32; bits >= 8; bits /= 2) {
+    for (int i = 0, bits = 32; i < 3; i++, bits /= 2) {
         double weights = weight_bytes(m, bits) * 1e-6;
         printf("%-34s %.1f MB = %.1f (weights, %s) + %.1f (KV cache and activations, %zu "
                "positions)\n", "memory to generate", weights + infer, weights,
-               bits == 32 ? "f32" : bits == 16 ? "bf16" : "int8", infer, room);
+               kept_as[i], infer, room);
     }
 }
 
@@ -4948,7 +4930,7 @@ static void run_stage(const Stage *stage, Options o, bool (*enough)(Run *)) {
     if (run.tasks) tasks_free(run.tasks), tasks_free(run.held);
     if (run.ref) model_free(run.ref);
     if (run.gen) acts_free(run.gen);
-    free(run.ref_sum), batch_free(&run.b), acts_free(run.a), model_free(run.m);
+    free(run.ref_nats), batch_free(&run.b), acts_free(run.a), model_free(run.m);
     tokenizer_free(run.tok);
 }
 
@@ -5098,9 +5080,9 @@ static void eval_choice(const Options *o, Tokenizer *tok, const Model *m, Acts *
     free(names);
     if (!first.n) die("%s: there is no question in it", o->data);
     ids_push(&first, (int)b.n[1]);
-    double *nats = xcalloc(2 * b.n[1] + 2 * answer.n, sizeof *nats), *tokens = nats + b.n[1];
-    double *plain_right = tokens + b.n[1], *normal_right = plain_right + answer.n, guess = 0;
-    score_documents(m, a, b.ids[1].id, b.document[1], b.n[1], context, nats, tokens);
+    double *nats = xcalloc(b.n[1] + 2 * answer.n, sizeof *nats), *plain_right = nats + b.n[1];
+    double *normal_right = plain_right + answer.n, guess = 0;
+    score_documents(m, a, b.ids[1].id, b.document[1], b.n[1], context, nats, NULL);
     for (size_t q = 0; q < answer.n; q++) {
         int best = first.id[q], normal = best;
         for (int c = best; c < first.id[q + 1]; c++) {
