@@ -3987,13 +3987,20 @@ typedef struct {
 // In a template [a|b|c] is one of its alternatives, which may hold further ones; $x is a variable,
 // also a template, or one of a list.
 static const struct List { char name; Both items; } lists[] = {
-    {'C', {"Paris|London|Rome|Berlin|Madrid|Vienna|Athens|Lima|Oslo|Cairo|Tokyo|Delhi|Quito|"
-           "Dublin|Prague|Lisbon",
+    {'N', {"Anna|Adam|Bella|Bob|Clara|Carl|Diana|David|Emma|Eric|Fiona|Frank|Grace|George|Helen|"
+           "Henry|Iris|Ivan|Julia|Jack|Kate|Kevin|Lily|Leo|Mary|Mark|Nora|Nick|Olga|Oscar|Paula|"
+           "Peter|Rosa|Robert|Sarah|Simon|Tina|Tom|Vera|Victor",
+           "小红|小明|秀英|建国|丽丽|大伟|春梅|志强|小芳|国庆|玉兰|文杰|"
+           "雪梅|海涛|桂花|永强|小燕|天宇|美玲|立新|月娥|俊峰|佳佳|浩然|"
+           "婷婷|志远|素珍|德华|小兰|长江|金凤|少华|文静|铁柱|翠花|阿强|"
+           "思思|子轩|巧云|老王"}},
+    {'C', {"Paris|London|Rome|Berlin|Madrid|Vienna|Athens|Lima|Oslo|Cairo|Tokyo|Delhi|Quito|Dublin|"
+           "Prague|Lisbon",
            "巴黎|伦敦|罗马|柏林|马德里|维也纳|雅典|利马|奥斯陆|开罗|东京|"
            "德里|基多|都柏林|布拉格|里斯本"}},
     {'a', {"cat|dog|fox|bear|rabbit|duck|horse|cow|wolf|sheep|mouse|goat|owl|frog|pig|deer",
-           "猫|狗|狐狸|熊|兔子|鸭子|马|牛|狼|绵羊|老鼠|山羊|猫头鹰|青蛙|"
-           "猪|鹿"}},
+           "猫|狗|狐狸|熊|兔子|鸭子|马|牛|狼|绵羊|老鼠|山羊|猫头鹰|青蛙|猪|"
+           "鹿"}},
     {'J', {"teacher|doctor|nurse|cook|farmer|singer|painter|writer|driver|pilot|baker|dancer|"
            "lawyer|judge|sailor|tailor",
            "老师|医生|护士|厨师|农民|歌手|画家|作家|司机|飞行员|面包师|"
@@ -4086,8 +4093,8 @@ static void set(World *w, char name, const char *from, const char *to) {
 // that has to begin with a name it was never asked about says another one, and so does not find the
 // rest.
 static const struct Kind {
-    Both names;     // things that are told of in this language, or a list: every second of it
-    char list;
+    char names;     // a list, and which of it are told of in a language: all, or every second
+    size_t step;
     Both opening;
     Both event;     // something that happened
     struct Property {
@@ -4095,13 +4102,7 @@ static const struct Kind {
         Both wordings, questions;
     } property[3];
 } kinds[] = {
-    {{"Anna|Adam|Bella|Bob|Clara|Carl|Diana|David|Emma|Eric|Fiona|Frank|Grace|George|Helen|Henry|"
-      "Iris|Ivan|Julia|Jack|Kate|Kevin|Lily|Leo|Mary|Mark|Nora|Nick|Olga|Oscar|Paula|Peter|Rosa|"
-      "Robert|Sarah|Simon|Tina|Tom|Vera|Victor",
-      "小红|小明|秀英|建国|丽丽|大伟|春梅|志强|小芳|国庆|玉兰|文杰|雪梅|"
-      "海涛|桂花|永强|小燕|天宇|美玲|立新|月娥|俊峰|佳佳|浩然|婷婷|志远|"
-      "素珍|德华|小兰|长江|金凤|少华|文静|铁柱|翠花|阿强|思思|子轩|巧云|"
-      "老王"}, 0,
+    {'N', 1,
      {"This is $n.|Do you know $n?|Let me tell you about $n.|My friend is called $n.|Who is $n?|"
       "What about $n?|Tell me about $n.|Where is $n?",
       "这是$n。|你认识$n吗？|我来说说$n。|我的朋友叫$n。|谁是$n？|"
@@ -4133,7 +4134,7 @@ static const struct Kind {
         "Tell me what $n likes to eat.",
         "$n喜欢吃什么？|$n最爱的食物是什么？|"
         "$n每天吃什么？|告诉我$n喜欢吃什么。"}}}},
-    {{NULL, NULL}, 'a',
+    {'a', 2,
      {"Look at the $n.|What do we know about the $n?|Here comes the $n.|I like the $n.",
       "看看$n。|我们来认识$n。|看，$n来了。|我喜欢$n。"},
      {"$w $s [saw|chased|followed|heard|met|woke|helped|lost] a $k $a.",
@@ -4163,7 +4164,7 @@ static const struct Kind {
         "What does the $n eat?|Tell me what the $n likes to eat.",
         "$n喜欢吃什么？|$n最爱的食物是什么？|$n每天吃什么？|"
         "告诉我$n喜欢吃什么。"}}}},
-    {{NULL, NULL}, 'C',
+    {'C', 2,
      {"Welcome to $n.|Have you been to $n?|This book is about $n.|We are going to $n.",
       "欢迎来到$n。|你去过$n吗？|这本书讲的是$n。|我们要去$n。"},
      {"$w a $z $k $a was seen near $o.", "$w有一只$z$k的$a来到$s旁边。"},
@@ -4196,11 +4197,10 @@ static const struct Kind {
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
-// How many things of a kind this language tells of; each is told of in one language only.
+// How many things of a kind this language tells of; all but people are told of in one only.
 static size_t things(const struct Kind *kind, int zh) {
     const char *from, *to;
-    if (kind->names[zh]) return alternative(kind->names[zh], NULL, 0, &from, &to);
-    return alternative(list_of(kind->list)->items[zh], NULL, 0, &from, &to) / 2;
+    return alternative(list_of(kind->names)->items[zh], NULL, 0, &from, &to) / kind->step;
 }
 
 // Sets the name and the pronouns to those of thing i: people are a woman and a man by turns. With
@@ -4211,8 +4211,8 @@ static void set_thing(World *w, size_t k, size_t i, bool by_name) {
         {{"她", "她", "她", "她"}, {"他", "他", "他", "他"}, {"它", "它", "它", "它"}}};
     const struct Kind *kind = &kinds[k];
     const char *from, *to;
-    if (kind->names[w->zh]) alternative(kind->names[w->zh], NULL, i, &from, &to);
-    else alternative(list_of(kind->list)->items[w->zh], NULL, 2 * i + w->zh, &from, &to);
+    size_t item = kind->step * i + (kind->step - 1) * w->zh;
+    alternative(list_of(kind->names)->items[w->zh], NULL, item, &from, &to);
     set(w, 'n', from, to);
     for (int p = 0; p < 4; p++) set(w, "SsoH"[p], pronoun[w->zh][k ? 2 : i % 2][p], NULL);
     for (int p = 0; p < 4 && by_name; p++) {
@@ -4257,7 +4257,6 @@ static void tell_story(World *w) {
                             {"let it sleep in a warm bed", "让它在温暖的床上睡觉"},
                             {"told it a funny story", "给它讲了一个好笑的故事"},
                             {"showed it the way to the $h", "带它走回$h"}};
-    static Both fixed[3] = {{"$l", "$l"}, {"$k", "$k"}, {"$a", "$a"}}; // drawn once for the story
     static Both story = {
         "[One day|One morning|Last week|In the spring|Long ago|After the rain] $n "
         "[went|walked|ran|rode] to the $h with a $k $x "
@@ -4277,8 +4276,8 @@ static void tell_story(World *w) {
         "晚上$s回家了。|第二天$s又来了。]"};
     size_t start = w->text.len, need;
     set_thing(w, 0, pick(w, things(&kinds[0], w->zh)), false);
-    for (int i = 0; i < 3; i++) {
-        tell(w, fixed[i][w->zh], NULL);
+    for (int i = 0; i < 3; i++) { // drawn once for the story: where, of what colour, which animal
+        tell_one_of(w, list_of("lka"[i])->items[w->zh], NULL);
         set(w, "hcb"[i], w->text.s + start, w->text.s + w->text.len);
         w->text.len = start;
     }
@@ -4694,56 +4693,50 @@ static const struct Option {
     const char *name, *commands; // the letters of the commands that know it
     char kind;                   // s text, i whole number, f number
     size_t offset;
-    double least, most, preset;  // NAN: not said
-    const char *text, *meaning;  // text: the preset of a text
+    double least, most, preset;  // NAN: not said; of a text, see default_options()
+    const char *meaning;
 } option_table[] = {
 #define AT(field) offsetof(Options, field)
 #define STAGES "psdg"
-    {"data", STAGES "e", 's', AT(data), 0, 0, 0, NULL, "JSONL or plain text; several with commas"},
-    {"held-out", STAGES, 's', AT(held_out), 0, 0, 0, NULL,
+    {"data", STAGES "e", 's', AT(data), 0, 0, 0, "JSONL or plain text; several with commas"},
+    {"held-out", STAGES, 's', AT(held_out), 0, 0, 0,
      "measure on this file, not on every 50th document"},
-    {"tokenizer", STAGES "i", 's', AT(tokenizer), 0, 0, 0, NULL, "folder or tokenizer.json"},
-    {"preset", STAGES "ib", 's', AT(preset), 0, 0, 0, NULL, "sizes to start from, see help"},
-    {"model", STAGES "wcei", 's', AT(model), 0, 0, 0, NULL, "checkpoint folder to start from"},
-    {"out", STAGES "t", 's', AT(out), 0, 0, 0, NULL, "folder for what the command makes"},
-    {"steps", STAGES, 'i', AT(steps), 0, 1e9, 0, NULL,
-     "optimiser steps; 0: as many as --epochs take"},
-    {"epochs", STAGES, 'i', AT(epochs), 1, 1e6, 1, NULL, "passes over the data"},
-    {"batch", STAGES "i", 'i', AT(batch), 1, 1e6, 8, NULL,
+    {"tokenizer", STAGES "i", 's', AT(tokenizer), 0, 0, 0, "folder or tokenizer.json"},
+    {"preset", STAGES "ib", 's', AT(preset), 0, 0, 0, "sizes to start from, see help"},
+    {"model", STAGES "wcei", 's', AT(model), 0, 0, 0, "checkpoint folder to start from"},
+    {"out", STAGES "t", 's', AT(out), 0, 0, 0, "folder for what the command makes"},
+    {"steps", STAGES, 'i', AT(steps), 0, 1e9, 0, "optimiser steps; 0: as many as --epochs take"},
+    {"epochs", STAGES, 'i', AT(epochs), 1, 1e6, 1, "passes over the data"},
+    {"batch", STAGES "i", 'i', AT(batch), 1, 1e6, 8,
      "sequences (pairs, prompts) in memory at a time"},
-    {"seq", "psdi", 'i', AT(seq), 1, 1 << 24, 0, NULL, "tokens in a sequence, at most"},
-    {"lr", STAGES, 'f', AT(lr), 0, 10, NAN, NULL, "highest learning rate; each stage has its own"},
-    {"warmup", STAGES, 'i', AT(warmup), 0, 1e9, 0, NULL, "steps in which the rate rises to it"},
-    {"accumulate", STAGES, 'i', AT(accumulate), 1, 1e6, 1, NULL, "batches for one optimiser step"},
-    {"beta2", STAGES, 'f', AT(beta2), 0, 0.999999, 0.95, NULL,
-     "AdamW's memory of squared gradients"},
-    {"weight-decay", STAGES, 'f', AT(weight_decay), 0, 10, 0.1, NULL,
-     "of matrices; norms never decay"},
-    {"clip", STAGES, 'f', AT(clip), 0, 1e9, 1, NULL, "longest gradient; 0: any"},
-    {"eval-every", STAGES, 'i', AT(eval_every), 0, 1e9, 0, NULL,
+    {"seq", "psdi", 'i', AT(seq), 1, 1 << 24, 0, "tokens in a sequence, at most"},
+    {"lr", STAGES, 'f', AT(lr), 0, 10, NAN, "highest learning rate; each stage has its own"},
+    {"warmup", STAGES, 'i', AT(warmup), 0, 1e9, 0, "steps in which the rate rises to it"},
+    {"accumulate", STAGES, 'i', AT(accumulate), 1, 1e6, 1, "batches for one optimiser step"},
+    {"beta2", STAGES, 'f', AT(beta2), 0, 0.999999, 0.95, "AdamW's memory of squared gradients"},
+    {"weight-decay", STAGES, 'f', AT(weight_decay), 0, 10, 0.1, "of matrices; norms never decay"},
+    {"clip", STAGES, 'f', AT(clip), 0, 1e9, 1, "longest gradient; 0: any"},
+    {"eval-every", STAGES, 'i', AT(eval_every), 0, 1e9, 0,
      "steps between measurements; 0: a tenth"},
-    {"recompute", STAGES, 'i', AT(recompute), 0, 1, 0, NULL,
-     "1: less memory, up to a third more work"},
-    {"beta", "dg", 'f', AT(beta), 0, 100, 0.1, NULL, "how much the reference holds the model back"},
-    {"loss", "g", 's', AT(loss), 0, 0, 0, "grpo", "grpo or cispo"},
-    {"num-generations", "g", 'i', AT(num_generations), 2, 4096, 8, NULL, "answers to each prompt"},
-    {"updates", "g", 'i', AT(updates), 1, 100, 1, NULL, "optimiser steps on the same answers"},
-    {"epsilon", "g", 'f', AT(epsilon), 0, 1, 0.2, NULL, "grpo: the ratio's room around 1"},
-    {"epsilon-high", "g", 'f', AT(epsilon_high), 1, 100, 5, NULL, "cispo: the ratio's limit"},
-    {"think", "gwc", 'i', AT(think), 0, 1, 0, NULL, "1: the answer begins with thoughts"},
-    {"seed", STAGES "rwct", 'i', AT(seed), 0, 1e15, 1, NULL, "the same seed gives the same bits"},
-    {"threads", STAGES "rwceitb", 'i', AT(threads), 1, 1024, 0, NULL, "all cores when not said"},
-    {"weights", "wce", 's', AT(weights), 0, 0, 0, "f32", "keep them as f32, bf16 or int8"},
-    {"task", "e", 's', AT(task), 0, 0, 0, "ppl", "ppl, qa, think, pref or choice"},
-    {"prompt", "w", 's', AT(prompt), 0, 0, 0, "", "text to continue"},
-    {"max-new-tokens", "gwce", 'i', AT(max_new_tokens), 1, 1 << 24, 256, NULL, "longest answer"},
-    {"temperature", "gwc", 'f', AT(temperature), 0, 100, 0.85, NULL,
-     "0: always the most probable token"},
-    {"top-k", "wc", 'i', AT(top_k), 0, 1e9, 50, NULL, "draw from the k most probable; 0: from all"},
-    {"top-p", "wc", 'f', AT(top_p), 0, 1, 0.85, NULL,
-     "draw from the most probable that hold p together"},
-    {"repetition-penalty", "wc", 'f', AT(repetition_penalty), 0.01, 100, 1, NULL, "1: none"},
-    {"documents", "t", 'i', AT(documents), 1, 1e9, 30000, NULL, "texts in the training part"},
+    {"recompute", STAGES, 'i', AT(recompute), 0, 1, 0, "1: less memory, up to a third more work"},
+    {"beta", "dg", 'f', AT(beta), 0, 100, 0.1, "how much the reference holds the model back"},
+    {"loss", "g", 's', AT(loss), 0, 0, 0, "grpo or cispo"},
+    {"num-generations", "g", 'i', AT(num_generations), 2, 4096, 8, "answers to each prompt"},
+    {"updates", "g", 'i', AT(updates), 1, 100, 1, "optimiser steps on the same answers"},
+    {"epsilon", "g", 'f', AT(epsilon), 0, 1, 0.2, "grpo: the ratio's room around 1"},
+    {"epsilon-high", "g", 'f', AT(epsilon_high), 1, 100, 5, "cispo: the ratio's limit"},
+    {"think", "gwc", 'i', AT(think), 0, 1, 0, "1: the answer begins with thoughts"},
+    {"seed", STAGES "rwct", 'i', AT(seed), 0, 1e15, 1, "the same seed gives the same bits"},
+    {"threads", STAGES "rwceitb", 'i', AT(threads), 1, 1024, 0, "all cores when not said"},
+    {"weights", "wce", 's', AT(weights), 0, 0, 0, "keep them as f32, bf16 or int8"},
+    {"task", "e", 's', AT(task), 0, 0, 0, "ppl, qa, think, pref or choice"},
+    {"prompt", "w", 's', AT(prompt), 0, 0, 0, "text to continue"},
+    {"max-new-tokens", "gwce", 'i', AT(max_new_tokens), 1, 1 << 24, 256, "longest answer"},
+    {"temperature", "gwc", 'f', AT(temperature), 0, 100, 0.85, "0: always the most probable token"},
+    {"top-k", "wc", 'i', AT(top_k), 0, 1e9, 50, "draw from the k most probable; 0: from all"},
+    {"top-p", "wc", 'f', AT(top_p), 0, 1, 0.85, "draw from the most probable that hold p together"},
+    {"repetition-penalty", "wc", 'f', AT(repetition_penalty), 0.01, 100, 1, "1: none"},
+    {"documents", "t", 'i', AT(documents), 1, 1e9, 30000, "texts in the training part"},
 #undef AT
 };
 enum { OPTIONS = sizeof option_table / sizeof *option_table };
@@ -4758,7 +4751,8 @@ static void option_set(Options *o, const struct Option *p, const char *text, dou
 static Options default_options(void) {
     Options o = {0};
     for (const struct Option *p = option_table; p < option_table + OPTIONS; p++)
-        option_set(&o, p, p->text, p->preset);
+        option_set(&o, p, NULL, p->preset);
+    o.loss = "grpo", o.weights = "f32", o.task = "ppl", o.prompt = "";
     return o;
 }
 
