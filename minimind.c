@@ -1806,7 +1806,8 @@ typedef struct {
     long step;                                        // 1 for the first
 } AdamW;
 
-// Cosine from base to a tenth of it, MiniMind's schedule; warm-up multiplies it by step / warmup.
+// Cosine from base to a tenth of it, MiniMind's schedule: large steps while everything is wrong,
+// small ones to settle. Warm-up multiplies it by step / warmup, while AdamW's means know little.
 static double schedule(double base, long step, long total, long warmup) {
     double rise = step < warmup ? (double)step / warmup : 1;
     return rise * base * (0.1 + 0.45 * (1 + cos(M_PI * step / total)));
@@ -1830,7 +1831,9 @@ static double gradient_norm(const Model *m) {
 // AdamW (Loshchilov and Hutter 2019), after scaling all gradients by min(1, clip / (norm + 1e-6)):
 //     w -= lr decay w;   m = b1 m + (1 - b1) g;   v = b2 v + (1 - b2) g^2
 //     w -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
-// Clears the gradients on the way.
+// m and v begin as 0, which the divisions make up for. The quotient is about 1 where the gradient
+// always points the same way, whatever its size, and near 0 where it only trembles. Clears the
+// gradients on the way.
 static void adamw_step(Model *m, const AdamW *o, double norm) {
     float scale = o->clip > 0 ? fmin(1, o->clip / (norm + 1e-6)) : 1;
     float b1 = o->beta1, b2 = o->beta2, eps = o->eps;
@@ -2334,7 +2337,8 @@ static void data_close(Data *d) {
     free(d->order), free(d);
 }
 
-// Where the first window of an epoch starts: each epoch cuts the tokens elsewhere.
+// Where the first window of an epoch starts: each epoch cuts the stream elsewhere, so that no token
+// is always the first of its window, with nothing before it to predict it from.
 static size_t epoch_phase(const Data *d, size_t epoch) {
     return splitmix64(d->seed + epoch) % min_size(d->head->n_train - d->T, d->T);
 }
@@ -2399,7 +2403,8 @@ static size_t shift(int *in, int *target, const int *ids, size_t n, size_t T, in
     return targets;
 }
 
-// The rows of the next optimiser step: `units` of them, fewer at the end of an epoch.
+// The rows of the next optimiser step: `units` of them, fewer at the end of an epoch. A unit is a
+// window of the stream, or a document, or a pair of documents, padded to the longest in the step.
 static void data_fill(Data *d, Batch *b, size_t units) {
     if (!d->order || d->next == d->n_units) data_shuffle(d, units);
     size_t n = min_size(units, d->n_units - d->next), each = d->unit ? d->unit : 1;
@@ -2501,7 +2506,10 @@ static Score score(const Model *m, Acts *a, const int *ids, const Document *doc,
 // =================================================================================================
 // Training: one loop for every stage
 //
-// A stage is a way to fill a batch, an objective, and a measurement; the loop knows no more of it.
+// A stage is a way to fill a batch, an objective, and a measurement; the loop knows no more of it:
+//
+//     fill the batch -> in passes: forward, objective, backward -> gradient norm -> AdamW
+//     and now and then: measure on held-out data, save the checkpoint
 // =================================================================================================
 
 typedef struct Run Run;
@@ -2576,9 +2584,12 @@ static void batch_logp(const Model *m, Acts *a, const Batch *b, size_t row, size
     for (int i = 0; i < a->n_out; i++) b->at[i] = (int)(from + a->out_row[i]);
 }
 
-// Gradients of one optimiser step: its rows in passes of at most `batch`, each weighted so that the
-// sum is that of all rows in one pass. (The batch balance loss alone is not a sum over rows: it is
-// balanced within each pass and weighted by the pass's share.)
+// Gradients of one optimiser step: its rows in passes of at most `batch`, so that a large step
+// takes no more memory than a small one. Nothing is divided by the number of passes: each objective
+// divides by the targets (or rows, or pairs) of the whole step, so the passes' gradients simply add
+// up to those of one big pass, also when the last pass, or the last step of an epoch, is smaller.
+// (The batch balance loss alone is not a sum over rows: it is balanced within each pass and
+// weighted by the pass's share.)
 static StepReport train_pass(Model *m, Acts *a, const Batch *b, size_t batch, Objective *objective,
                              const Options *o) {
     StepReport r = {.load_least = 1};
@@ -2604,7 +2615,7 @@ static StepReport train_pass(Model *m, Acts *a, const Batch *b, size_t batch, Ob
     return r;
 }
 
-// One line about a step: in a terminal each overwrites the one before.
+// One line about a step: in a terminal each overwrites the one before, unless that is to stay.
 static void print_progress(const Run *run, size_t step, size_t total, const StepReport *r,
                            double lr, double rate, double left, bool keep) {
     bool terminal = isatty(2);
@@ -2656,7 +2667,7 @@ static void train(Run *run, size_t total) {
         adamw_step(run->m, &opt, r.norm);
         tokens += run->b.rows * run->b.T;
         double now = seconds(), rate = tokens / (now - start - paused), measured = NAN;
-        stop = interrupted; // asked once, so that the last step is the one that saves
+        stop = interrupted; // asked once a step, so that the last one measures and saves
         bool measure = step % eval_every == 0 || step == total || stop;
         if (now - shown > (isatty(2) ? 0.2 : 5) || measure || step == 1) {
             double left = (total - step) * (now - start - paused) / step;
@@ -2750,6 +2761,13 @@ static double measure_preferences(Run *run) {
 
 // =================================================================================================
 // Talking to it
+//
+// A model says how probable each token is to come next; talking is drawing one, appending it, and
+// asking again. What attention wants of the tokens before, k and v of every layer, stays in the KV
+// cache, so that a new token costs one row of work and not all rows again. A prompt's rows go
+// through the model together, as matrix products (prefill). After that come steps of one row a
+// sequence (decoding), whose time goes into reading the weights: sequences that are decoded
+// together share it.
 // =================================================================================================
 
 typedef struct {
@@ -2799,7 +2817,7 @@ static void sampling_distribution(float *logits, size_t V, const int *history, s
         if (logits[v] >= least) kept[n_kept++] = (Candidate){logits[v], (int)v};
     if (o->top_p < 1 || greedy) qsort(kept, n_kept, sizeof *kept, by_logit);
     if (greedy) n_kept = 1;
-    float max = row_max(logits, V), sum = 0, before = 0;
+    float max = row_max(logits, V), sum = 0, before = 0; // before: what the ones kept so far hold
     memset(logits, 0, V * sizeof *logits);
     for (size_t i = 0; i < n_kept; i++) sum += kept[i].logit = fast_exp(kept[i].logit - max);
     size_t end = 0;
@@ -2809,6 +2827,7 @@ static void sampling_distribution(float *logits, size_t V, const int *history, s
     free(kept);
 }
 
+// The token in whose stretch of [0, 1) u lies, when tokens take stretches of their probabilities.
 static int draw(const float *p, size_t V, double u) {
     int last = 0;
     for (size_t v = 0; v < V; v++) {
@@ -2881,7 +2900,7 @@ static void complete(const Model *m, Acts *a, const Tokenizer *tok, Answer *answ
                m->V * sizeof *logits);
     }
     for (;;) {
-        size_t B = 0;
+        size_t B = 0; // sequences that go on: each draws from its logits, then all take a step
         for (size_t i = 0; i < n; i++) {
             Answer *x = &answer[i];
             size_t made = x->ids.n - x->prompt;
@@ -3028,7 +3047,7 @@ static Tasks *tasks_load(const char *list, Tokenizer *tok, bool think) {
     return t;
 }
 
-// Takes a fiftieth of the tasks, the last ones, out of t for a measurement.
+// Takes a fiftieth of the tasks, the last ones, out of t: they are measured on, not trained on.
 static Tasks *tasks_split(Tasks *t) {
     Tasks *held = xcalloc(1, sizeof *held);
     size_t n = t->n / HOLD_OUT_EVERY + 1, left = t->n - min_size(n, t->n - 1);
@@ -3132,7 +3151,8 @@ static void group_advantages(double *reward, size_t G) {
     for (size_t g = 0; g < G; g++) reward[g] = (reward[g] - mean) / (sqrt(variance) + 1e-4);
 }
 
-// Draws answers to the next prompts and makes them the batch, for --updates steps.
+// Draws answers to the next prompts and makes them the batch, for --updates steps: in the first
+// every ratio is 1, since the model is still the one that drew. Rows of a group are neighbours.
 static void fill_answers(Run *run) {
     const Options *o = run->o;
     Batch *b = &run->b;
@@ -3145,9 +3165,9 @@ static void fill_answers(Run *run) {
     memset(b->stat, 0, sizeof b->stat);
     for (size_t r = 0; r < b->rows; r++) {
         // prompts in strides of a prime, from another start each time round
-        uint64_t turn = run->next_task + r / G;
-        uint64_t stream = splitmix64(o->seed + 77) + turn / run->tasks->n;
-        task[r] = (splitmix64(stream) + turn * 7919) % run->tasks->n;
+        uint64_t turn = run->next_task + r / G, n = run->tasks->n, stride = n % 7919 ? 7919 : 1;
+        uint64_t stream = splitmix64(o->seed + 77) + turn / n;
+        task[r] = (splitmix64(stream) + turn * stride) % n;
         x[r].ids = ids_copy(&run->tasks->task[task[r]].prompt);
     }
     Options how = {.temperature = o->temperature, .top_p = 1, .repetition_penalty = 1,
@@ -3357,6 +3377,31 @@ static void check_decoding(Tally *tally, const char *name, const char *fields) {
     snprintf(what, sizeof what, "%s: logits token by token", name);
     report(tally, what, worst, 1e-5);
     acts_free(full), acts_free(a), model_free(m);
+}
+
+// Answers that are drawn together are those that each would be alone: three prompts, of which the
+// second is the first once more, whose part of the cache is copied.
+static void check_drawing(Tally *tally, const char *name, const char *fields) {
+    enum { PROMPT = 5, NEW = 6 };
+    Model *m = check_model(name, fields);
+    Acts *a = acts_new(m, INFERENCE, PROMPT, 3, PROMPT + NEW);
+    Tokenizer tok = {.vocab_size = (int)m->V, .eos = -1};
+    Options o = {.top_p = 1, .repetition_penalty = 1, .max_new_tokens = NEW};
+    Answer x[6] = {{{0}, 0, false}}; // together, and then alone
+    for (int i = 0; i < 6; i++)
+        for (int t = 0; t < PROMPT; t++)
+            ids_push(&x[i].ids, (int)(splitmix64(i % 3 / 2 * 100 + t) % m->V));
+    complete(m, a, &tok, x, 3, &o, NULL);
+    int wrong = 0;
+    for (int i = 0; i < 3; i++) {
+        complete(m, a, &tok, &x[3 + i], 1, &o, NULL);
+        wrong += memcmp(x[i].ids.id, x[3 + i].ids.id, (PROMPT + NEW) * sizeof(int)) != 0;
+    }
+    char what[160];
+    snprintf(what, sizeof what, "%s: answers drawn together", name);
+    report(tally, what, wrong, 0);
+    for (int i = 0; i < 6; i++) free(x[i].ids.id);
+    acts_free(a), model_free(m);
 }
 
 // The shortcuts everything rests on: the blocked product against its definition, for sizes that
@@ -4540,7 +4585,7 @@ static double bench_training(Config c, size_t B, size_t T, bool parts) {
     b.rows = B, b.T = T, b.n_targets = B * T;
     for (size_t i = 0; i < B * T; i++) b.ids[i] = splitmix64(i) % m->V;
     for (size_t i = 0; i < B * T; i++) b.target[i] = splitmix64(i + 1) % m->V;
-    double start = 0, took = 0;
+    double start = 0, took = 0; // seconds
     int steps = 0;
     for (int step = 1; step < 3 || took < 1.5; step++) { // the first two wake memory and clock
         if (step == 3) memset(lap_time, 0, sizeof lap_time), start = last_lap = seconds();
@@ -5375,6 +5420,7 @@ static int cmd_check(int n, char **files) {
     if (n == 0) check_kernels(&tally), check_packing(&tally), check_margins(&tally);
     for (size_t i = 0; n == 0 && i < sizeof check_variant / sizeof *check_variant; i++) {
         check_decoding(&tally, check_variant[i][0], check_variant[i][1]);
+        check_drawing(&tally, check_variant[i][0], check_variant[i][1]);
         check_gradients(&tally, check_variant[i][0], check_variant[i][1], next_token_loss, "");
     }
     const char *const top2 = "use_moe=1 num_experts_per_tok=2 router_aux_loss_coef=0.3";
