@@ -44,9 +44,6 @@
 #include <time.h>
 #include <unistd.h>
 
-// Two programs are made of this file, and neither calls every function.
-#pragma GCC diagnostic ignored "-Wunused-function"
-
 // ------------------------------------------------------------------------------------------------
 // Helpers. What C leaves out: a way to give up, memory that is there or the program ends, strings
 // that grow, files that are read and written whole.
@@ -164,7 +161,8 @@ static void make_dir(const char *path) {
 }
 
 // A file dir/name that is being written. It takes its name, and the place of an old one, only when
-// it is complete, so that neither a crash nor a full disk costs the file that was there.
+// it is complete, so that neither a crash of the program nor a full disk costs the file that was
+// there.
 typedef struct { FILE *f; char *path, *tmp; } NewFile;
 
 static NewFile new_file(const char *dir, const char *name) {
@@ -176,6 +174,7 @@ static NewFile new_file(const char *dir, const char *name) {
 
 static void new_file_done(NewFile *n) {
     int error = fflush(n->f) || ferror(n->f) ? errno : 0;
+    if (ferror(n->f) && !error) error = EIO; // a write failed before, and its reason is gone
     if (fclose(n->f) && !error) error = errno;
     if (!error && rename(n->tmp, n->path)) error = errno;
     if (error) die("%s: cannot be written: %s", n->path, strerror(error));
@@ -253,6 +252,9 @@ typedef struct Json {
     double number;
     struct Json *child, *next;  // array, object: the first element; of an element: the one after it
 } Json;
+
+static const char *const json_names[] = { // in the order of Json.type
+    "null", "false", "true", "a number", "a string", "a list", "an object"};
 
 typedef struct { char *at, *end; Json *unused; const char *error; int depth; } JsonParser;
 
@@ -346,15 +348,14 @@ static bool json_children(JsonParser *p, Json *j) {
 
 // A value, with the white space on both sides of it.
 static bool json_value(JsonParser *p, Json *j) {
-    static const char *const words[] = {"null", "false", "true"}; // in the order of Json.type
     bool ok = false;
     json_space(p);
     if (*p->at == '{' || *p->at == '[') ok = json_children(p, j);
     else if (*p->at == '"') j->type = JSON_STRING, ok = json_string(p, &j->s, &j->len);
     else if (strchr("nft", *p->at) && *p->at) {
         j->type = *p->at == 'n' ? JSON_NULL : *p->at == 'f' ? JSON_FALSE : JSON_TRUE;
-        size_t n = strlen(words[j->type]);
-        ok = !strncmp(p->at, words[j->type], n) || json_fail(p, "no value");
+        size_t n = strlen(json_names[j->type]);
+        ok = !strncmp(p->at, json_names[j->type], n) || json_fail(p, "no value");
         p->at += ok ? n : 0;
     } else ok = json_number(p, j);
     if (ok) json_space(p);
@@ -371,7 +372,7 @@ static Json *json_parse(const char *text, size_t len, const char **error, size_t
     JsonParser p = {copy, copy + len, root + 1, NULL, 0};
     *root = (Json){.next = NULL};
     if (len) memcpy(copy, text, len);
-    copy[len] = '\0'; // fits in nowhere, so every loop ends here
+    copy[len] = '\0'; // is legal nowhere, so every loop ends here
     if (json_value(&p, root) && p.at == p.end) return root;
     *error = p.error ? p.error : "something follows the value";
     *error_at = (size_t)(p.at - copy);
@@ -448,7 +449,8 @@ static bool reader_line(Reader *r) {
     return true;
 }
 
-// Reads a record; false at the end of the file. Empty lines of JSONL are passed over.
+// Reads a record; false at the end of the file. Blank lines of JSONL are passed over, and those
+// before the first text in plain text too.
 static bool reader_next(Reader *r) {
     while (reader_line(r)) {
         if (r->number == 1 && !strncmp(r->line, "\xEF\xBB\xBF", 3)) // Windows' mark of UTF-8
@@ -506,7 +508,7 @@ static void reader_texts(const Reader *r, UseText *use, void *context) {
 // Tables that encoder and trainer share: a hash table, a dictionary made of it, and a heap.
 
 // Map keeps a number (>= 0) for a key that is not 0. A key sits in the first free slot from the one
-// that its hash names; at most half of the slots are taken, so the way is short.
+// that its hash names; at most half of the slots are taken, so a search is short.
 typedef struct { uint64_t key; int value; } MapSlot;
 typedef struct { MapSlot *slot; size_t n, n_slots; } Map;
 
@@ -532,7 +534,8 @@ static inline int *map_value(Map *m, uint64_t key) {
     return &slot->value;
 }
 
-// The key of a pair of token ids. Sorts by the left id, then the right; is never 0.
+// The key of a pair of token ids. + 1, since key 0 means a free slot. Comparing keys compares the
+// left ids, then the right: that is the rule for ties.
 static inline uint64_t make_pair(int left, int right) {
     return ((uint64_t)left + 1) << 32 | (uint64_t)right;
 }
@@ -550,10 +553,12 @@ static uint64_t hash_bytes(uint64_t h, const char *s, size_t n) { // FNV-1a
 typedef struct { size_t at, len; } DictKey; // where in Dict.bytes
 typedef struct { Text bytes; DictKey *key; size_t cap; int n; Map number; } Dict;
 
-// The number of a string. If it is new: with `add` the next number, without -1.
+// The number of a string. If it is new: with `add` the next number, without -1. The map knows
+// hashes, not strings: if another string has this hash, the next odd number is tried. Odd, since
+// key 0 means a free slot.
 static int dict_number(Dict *d, const char *s, size_t n, bool add) {
     int *number;
-    for (uint64_t h = hash_bytes(HASH_START, s, n) | 1;; h += 2) { // + 2: past one of equal hash
+    for (uint64_t h = hash_bytes(HASH_START, s, n) | 1;; h += 2) {
         number = map_value(&d->number, h);
         if (*number < 0) break;
         DictKey k = d->key[*number];
@@ -620,9 +625,10 @@ static bool heap_pop(Heap *h, HeapItem *top) {
 enum { OTHER, LETTER, NUMBER, SPACE, DIGIT_17, N_CLASSES };
 
 // The classes in Unicode 16.0, as lengths: so many code points outside, so many inside, and so on
-// from U+0000. Lengths are in base 26, a = 0, z = 25; the last digit is the small letter. DIGIT_17
-// are the numbers new in Unicode 17.0: of Hugging Face's two steps, Digits knows them, the pattern
-// does not.
+// from U+0000. Lengths are in base 26, a = 0, z = 25; the last digit is the small letter. Letters
+// begin with "CnBagBa": Cn = 2 * 26 + 13 = 65 outside, Ba = 26 inside (A to Z), g = 6 outside, Ba =
+// 26 inside (a to z). DIGIT_17 are the numbers new in Unicode 17.0: of Hugging Face's two steps,
+// Digits knows them, the pattern does not.
 static const char *const class_lengths[N_CLASSES] = {
     [LETTER] =
     "CnBagBaBvbkbebfxbBfbRqemofhbbbEzfbccebbgbbdbbbubDfbFjiGkbBmcbgBpCtBbeeBtBrBjcbDvbbpchckdcbqb"
@@ -684,14 +690,6 @@ static void init_tables(void) {
     }
 }
 
-// Appends bytes as their symbols.
-static void spell(Text *out, const char *s, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        const char *c = symbol[(unsigned char)s[i]];
-        text_append(out, c, strlen(c));
-    }
-}
-
 // The class and the length of the character at s. What is not UTF-8 counts as OTHER and stays as it
 // is: there is a token for every byte.
 static inline int class_at(const char *s, size_t n, bool single_digits, size_t *len) {
@@ -730,11 +728,7 @@ static size_t pretoken(const char *s, size_t n, bool single_digits) {
 
 enum { SHORT_WORD = 64, CACHED_WORDS = 1 << 16 };
 
-typedef struct {
-    const char *s; size_t len;  // its bytes; of an added token, its text
-    bool added;                 // is looked for in the text before all else, like "<|im_end|>"
-    bool special;               // added, and no part of what is said
-} Token;
+typedef struct { const char *s; size_t len; } Token; // its bytes
 
 typedef struct Tokenizer {
     int vocab_size;
@@ -744,11 +738,11 @@ typedef struct Tokenizer {
     uint64_t fingerprint;       // of both files, to name what was made with this tokenizer
     Text json, config;          // the text of both files
     Dict spelling;              // the tokens as tokenizer.json writes them; the numbers are the ids
-    char *bytes;                // where Token.s points
+    char *bytes;                // where Token.s points; of an added token, into `spelling`
     int byte_id[256];
     Map rank;                   // pair of ids -> number of its merge; the lowest goes first
     Ids merged;                 // number of a merge -> the id it makes
-    Ids added;                  // the added tokens, longest first
+    Ids added;                  // looked for in a text before all else, like "<|im_end|>"
     bool begins_added[256];     // does one begin with this byte?
     Dict cache;                 // short words; of word number w,
     Ids cached, cached_at;      // cached.id[cached_at.id[w]] is how many ids it has; these follow
@@ -858,15 +852,17 @@ static void tokenizer_encode(Tokenizer *t, const char *s, size_t n, bool parse_s
     size_t done = 0;
     for (size_t i = 0; parse_special && i < n; i++) {
         if (!t->begins_added[(unsigned char)s[i]]) continue;
-        for (size_t k = 0; k < t->added.n; k++) {
+        int id = -1;
+        for (size_t k = 0, longest = 0; k < t->added.n; k++) {
             const Token *a = &t->token[t->added.id[k]];
-            if (a->len > n - i || memcmp(a->s, s + i, a->len)) continue;
-            encode_words(t, s + done, i - done, out);
-            ids_push(out, t->added.id[k]);
-            done = i + a->len;
-            i = done - 1;
-            break;
+            if (a->len <= longest || a->len > n - i || memcmp(a->s, s + i, a->len)) continue;
+            id = t->added.id[k], longest = a->len;
         }
+        if (id < 0) continue;
+        encode_words(t, s + done, i - done, out);
+        ids_push(out, id);
+        done = i + t->token[id].len;
+        i = done - 1;
     }
     encode_words(t, s + done, n - done, out);
 }
@@ -924,11 +920,11 @@ typedef struct { Text text; Ids cut; } Chat; // text[cut[0]..cut[1]], [cut[2]..c
 
 static void chat_add(Chat *c, const char *s) { text_append(&c->text, s, strlen(s)); }
 
-// A value as Python's json.dumps writes it, and so the template's `tojson`.
+// A value as the template's `tojson`, Python's json.dumps, writes it, but that numbers stay as they
+// were written.
 static void json_write(Text *out, const Json *j) {
-    static const char *const words[] = {"null", "false", "true"};
     bool object = j->type == JSON_OBJECT;
-    if (j->type < JSON_NUMBER) text_printf(out, "%s", words[j->type]);
+    if (j->type < JSON_NUMBER) text_printf(out, "%s", json_names[j->type]);
     else if (j->type == JSON_NUMBER) text_append(out, j->s, j->len);
     else if (j->type == JSON_STRING) json_write_string(out, j->s, j->len);
     else {
@@ -955,13 +951,16 @@ static const char *last_in(const char *s, const char *end, const char *what) {
     return found;
 }
 
-// The calls of tools behind what the assistant says: a list, or its text as JSON.
-static void render_calls(Chat *c, const Json *calls, bool said) {
+// The calls of tools behind what the assistant says: a list, or its text as JSON. Returns what is
+// wrong, or NULL.
+static const char *render_calls(Chat *c, const Json *calls, bool said) {
     Json *parsed = NULL;
     const char *error;
     size_t at;
-    if (calls && calls->type == JSON_STRING && calls->len)
+    if (calls && calls->type == JSON_STRING && calls->len) {
         calls = parsed = json_parse(calls->s, calls->len, &error, &at);
+        if (!parsed) return "the text of \"tool_calls\" is not JSON";
+    }
     for (const Json *e = calls && calls->type == JSON_ARRAY ? calls->child : NULL; e; e = e->next) {
         const Json *call = json_get(e, "function") ? json_get(e, "function") : e;
         const Json *arguments = json_get(call, "arguments");
@@ -974,9 +973,11 @@ static void render_calls(Chat *c, const Json *calls, bool said) {
         chat_add(c, "}\n</tool_call>");
     }
     json_free(parsed);
+    return NULL;
 }
 
-static void render_assistant(Chat *c, const Json *m) {
+// Returns what is wrong, or NULL.
+static const char *render_assistant(Chat *c, const Json *m) {
     const char *s = json_text(m, "content") ? json_text(m, "content") : "", *end = s + strlen(s);
     const char *why = json_text(m, "reasoning_content"), *why_end = why ? why + strlen(why) : NULL;
     const char *close = strstr(s, "</think>");
@@ -992,10 +993,11 @@ static void render_assistant(Chat *c, const Json *m) {
     if (why) add_stripped(&c->text, why, why_end, true);
     chat_add(c, "\n</think>\n\n");
     add_stripped(&c->text, s, end, false);
-    render_calls(c, json_get(m, "tool_calls"), s < end);
+    const char *error = render_calls(c, json_get(m, "tool_calls"), s < end);
     chat_add(c, "<|im_end|>");
     ids_push(&c->cut, (int)c->text.len);
     chat_add(c, "\n");
+    return error;
 }
 
 static void render_tools(Chat *c, const Json *tools) {
@@ -1021,10 +1023,8 @@ static const char *chat_render(Chat *c, const Json *messages, const Json *tools,
                                bool think) {
     if (!messages || messages->type != JSON_ARRAY) return "there is no list of messages";
     if (!messages->child) return "the list of messages is empty";
-    for (const Json *m = messages->child; m; m = m->next)
-        if (!role_is(m, "system") && !role_is(m, "user") && !role_is(m, "assistant") &&
-            !role_is(m, "tool")) return "a message's role is none of system user assistant tool";
     const Json *m = messages->child, *before = NULL;
+    const char *error = NULL;
     if (tools && tools->type == JSON_ARRAY && tools->child) {
         chat_add(c, "<|im_start|>system\n");
         if (role_is(m, "system") && json_text(m, "content"))
@@ -1033,19 +1033,27 @@ static const char *chat_render(Chat *c, const Json *messages, const Json *tools,
         chat_add(c, "<|im_end|>\n");
         if (role_is(m, "system")) m = m->next;
     }
-    for (; m; before = m, m = m->next) {
+    for (; m && !error; before = m, m = m->next) {
         const char *content = json_text(m, "content") ? json_text(m, "content") : "";
-        if (role_is(m, "assistant")) render_assistant(c, m);
+        if (role_is(m, "assistant")) error = render_assistant(c, m);
         else if (role_is(m, "tool")) { // answers that follow each other share a turn of the user
             if (!before || !role_is(before, "tool")) chat_add(c, "<|im_start|>user");
             text_printf(&c->text, "\n<tool_response>\n%s\n</tool_response>", content);
             if (!m->next || !role_is(m->next, "tool")) chat_add(c, "<|im_end|>\n");
-        } else
+        } else if (role_is(m, "system") || role_is(m, "user"))
             text_printf(&c->text, "<|im_start|>%s\n%s<|im_end|>\n", json_text(m, "role"), content);
+        else error = "a message's role is none of system user assistant tool";
     }
     if (prompt) chat_add(c, "<|im_start|>assistant\n<think>\n");
     if (prompt && !think) chat_add(c, "\n</think>\n\n");
-    return NULL;
+    return error;
+}
+
+// Is there a NUL in a string of this value? Rendering takes strings as C does: they end there.
+static bool holds_nul(const Json *j) {
+    bool found = j->type == JSON_STRING && strlen(j->s) < j->len;
+    for (const Json *e = j->child; e && !found; e = e->next) found = holds_nul(e);
+    return found;
 }
 
 // The same for a record with these messages, whose tools may stand in it or, as in MiniMind's data,
@@ -1057,8 +1065,11 @@ static const char *chat_record(Chat *c, const Json *record, const Json *messages
     Json *parsed = NULL;
     size_t at;
     c->text.len = c->cut.n = 0;
-    for (const Json *m = list && list->type == JSON_ARRAY ? list->child : NULL; m; m = m->next)
-        if (role_is(m, "system") && json_get(m, "tools")) tools = json_get(m, "tools");
+    for (const Json *m = list && list->type == JSON_ARRAY ? list->child : NULL; m; m = m->next) {
+        const Json *own = role_is(m, "system") ? json_get(m, "tools") : NULL;
+        if (own && (own->child || (own->type == JSON_STRING && own->len))) tools = own; // not empty
+        if (holds_nul(m)) return "a message holds a NUL character";
+    }
     if (tools && tools->type == JSON_STRING && tools->len)
         tools = parsed = json_parse(tools->s, tools->len, &error, &at);
     if (!error) error = chat_render(c, messages, tools, prompt, think);
@@ -1066,9 +1077,12 @@ static const char *chat_record(Chat *c, const Json *record, const Json *messages
     return error;
 }
 
-enum { TRAINED = 1 << 30 }; // a mark on an id
+// A mark on an id. Bit 30, not 31: an id that carries it stays positive, for -1 means none.
+enum { TRAINED = 1 << 30 };
 
-// Appends the ids of a rendered conversation; those to be trained carry the mark.
+// Appends the ids of a rendered conversation; those to be trained carry the mark. The borders in
+// c->cut divide the text into pieces 0, 1, 2, ...: 1, 3, 5 lie inside a trained stretch. Cutting
+// there changes no id, since an added token stands at each border.
 static void chat_encode(Tokenizer *t, const Chat *c, Ids *out) {
     for (size_t i = 0, at = 0; i <= c->cut.n; i++) {
         size_t end = i < c->cut.n ? (size_t)c->cut.id[i] : c->text.len, first = out->n;
@@ -1087,9 +1101,8 @@ static void chat_encode(Tokenizer *t, const Chat *c, Ids *out) {
 // object as its "type". `where` is what the message puts before the key.
 static void require(const char *path, const char *where, const Json *object, const char *key,
                     const char *a, const char *b) {
-    static const char *const names[] = {"null", "false", "true", "", "", "a list", "an object"};
     const Json *j = json_get(object, key);
-    const char *is = !j ? "null" : json_text(j, "type") ? json_text(j, "type") : names[j->type];
+    const char *type = json_text(j, "type"), *is = type ? type : json_names[j ? j->type : 0];
     char number[32];
     if (j && j->type == JSON_STRING) is = j->s;
     if (j && j->type == JSON_NUMBER) snprintf(number, sizeof number, "%g", j->number), is = number;
@@ -1131,29 +1144,25 @@ static const Json *load_list(const char *path, const Json *object, const char *k
     return j->child;
 }
 
-// Gives the token s its id, which has to be below `bound` and free.
-static void claim_id(const char *path, const char **name, size_t bound, const Json *id,
-                     const char *s) {
-    double x = id && id->type == JSON_NUMBER ? id->number : -1;
-    if (!(x >= 0 && x < (double)bound && x == (double)(size_t)x))
-        die("%s: the id of token \"%s\" is no whole number below %zu", path, s, bound);
-    const char **at = &name[(size_t)x];
-    if (*at && strcmp(*at, s)) die("%s: id %.0f is there twice: \"%s\", \"%s\"", path, x, *at, s);
-    *at = s;
-}
-
 // Collects the tokens: their ids must be 0, 1, 2, ... and each must be there once.
 static void load_vocab(Tokenizer *t, const char *path, const Json *vocab, const Json *added) {
-    size_t bound = 0, n = 0;
+    size_t bound = 0, n = 0; // no id can be higher than there are entries
     for (const Json *j = vocab; j; j = j->next) bound++;
     for (const Json *j = added; j; j = j->next) bound++;
     const char **name = xcalloc(bound, sizeof *name);
-    for (const Json *j = vocab; j; j = j->next) claim_id(path, name, bound, j, j->key);
-    for (const Json *j = added; j; j = j->next) {
-        const char *s = json_text(j, "content");
-        if (!s || !*s) die("%s: an added token has no \"content\"", path);
-        claim_id(path, name, bound, json_get(j, "id"), s);
-    }
+    for (int list = 0; list < 2; list++)
+        for (const Json *j = list ? added : vocab; j; j = j->next) {
+            const Json *id = list ? json_get(j, "id") : j;
+            const char *s = list ? json_text(j, "content") : j->key;
+            if (list && (!s || !*s)) die("%s: an added token has no \"content\"", path);
+            double x = id && id->type == JSON_NUMBER ? id->number : -1;
+            if (!(x >= 0 && x < (double)bound && x == (double)(size_t)x))
+                die("%s: the id of token \"%s\" is no whole number below %zu", path, s, bound);
+            const char **at = &name[(size_t)x];
+            if (*at && strcmp(*at, s))
+                die("%s: id %.0f is there twice: \"%s\", \"%s\"", path, x, *at, s);
+            *at = s;
+        }
     while (n < bound && name[n]) n++;
     for (size_t i = n; i < bound; i++)
         if (name[i]) die("%s: no token has id %zu, but \"%s\" has %zu", path, n, name[i], i);
@@ -1164,37 +1173,34 @@ static void load_vocab(Tokenizer *t, const char *path, const Json *vocab, const 
     free(name);
 }
 
-// Turns spellings into bytes, and finds the token of every single byte.
+// Turns spellings into bytes, and finds the token of every single byte. An added token is spelled
+// as it is, and Token.s points there: from here on no spelling may be added, for that moves them.
 static void load_bytes(Tokenizer *t, const char *path, const Json *added) {
     static const char *const off[] = {"single_word", "lstrip", "rstrip", "normalized"};
     t->token = xcalloc((size_t)t->vocab_size + 1, sizeof *t->token);
     for (const Json *j = added; j; j = j->next) {
         for (int i = 0; i < 4; i++) require(path, "added_tokens[].", j, off[i], "false", "null");
-        const Json *special = json_get(j, "special");
-        Token *a = &t->token[(int)json_get(j, "id")->number];
-        *a = (Token){.added = true, .special = special && special->type == JSON_TRUE};
+        int id = (int)json_get(j, "id")->number;
+        t->token[id].s = dict_string(&t->spelling, id, &t->token[id].len);
+        t->begins_added[(unsigned char)*t->token[id].s] = true;
+        ids_push(&t->added, id);
     }
     char *out = t->bytes = xcalloc(t->spelling.bytes.len, 1);
     for (int id = 0; id < t->vocab_size; id++) {
         Token *token = &t->token[id];
-        size_t n, len, k;
+        if (token->s) continue;
+        size_t n, len;
         const char *s = dict_string(&t->spelling, id, &n);
         token->s = out;
         for (size_t i = 0; i < n; i += len) {
             int cp;
             len = utf8_read(s + i, n - i, &cp);
             int byte = cp >= 0 && cp < N_SYMBOLS ? byte_of[cp] : -1;
-            if (token->added) memcpy(out, s + i, len), out += len;
-            else if (byte >= 0) *out++ = (char)byte;
-            else die("%s: token %d, \"%.*s\", is not in byte symbols", path, id, (int)n, s);
+            if (byte < 0)
+                die("%s: token %d, \"%.*s\", is not in byte symbols", path, id, (int)n, s);
+            *out++ = (char)byte;
         }
         token->len = (size_t)(out - token->s);
-        if (!token->added) continue;
-        t->begins_added[(unsigned char)*s] = true;
-        ids_push(&t->added, id); // and then to its place in the order of length
-        for (k = t->added.n - 1; k > 0 && t->token[t->added.id[k - 1]].len < token->len; k--)
-            t->added.id[k] = t->added.id[k - 1];
-        t->added.id[k] = id;
     }
     for (int b = 0; b < 256; b++) {
         t->byte_id[b] = dict_number(&t->spelling, symbol[b], strlen(symbol[b]), false);
@@ -1358,7 +1364,7 @@ static void trainer_add(Trainer *tr, const char *s, size_t n) {
 
 static void count_text(void *trainer, const char *s, size_t n) { trainer_add(trainer, s, n); }
 
-// A pair comes up (sign 1) or is lost (-1) in a word: as often as the word came.
+// A pair appears (1) or disappears (-1) in a word, and counts as often as the word came.
 static void change_count(Trainer *tr, int left, int right, int word, int sign) {
     uint64_t pair = make_pair(left, right);
     int *index = map_value(&tr->index, pair);
@@ -1392,8 +1398,8 @@ static void split_words(Trainer *tr, const int *byte_id) {
 }
 
 // Puts `made` for left, right wherever they stand in a word, from its beginning on. In x l r y the
-// pairs (x, l) and (r, y) are lost, (x, made) and (made, y) come up. The count of (l, r) stays:
-// that pair has left the heap and will not come back.
+// pairs (x, l) and (r, y) disappear, (x, made) and (made, y) appear. (l, r) itself has left the
+// heap; nobody reads its count again.
 static void merge_in_word(Trainer *tr, int word, int left, int right, int made) {
     int *id = tr->word[word].id;
     size_t n = tr->word[word].n, out = 0; // out <= i: the word shrinks where it is
@@ -1412,7 +1418,8 @@ static void merge_in_word(Trainer *tr, int word, int left, int right, int made) 
 }
 
 // Adds the tokens that the text yields to `tokens`, up to vocab_size. Returns the merges, as many
-// as there are new tokens: no string is made twice, since equal strings are cut alike until then.
+// as there are new tokens. No string is made twice: no merge has crossed its ends, so inside it the
+// same merges happened in the same order everywhere.
 static uint64_t *find_merges(Trainer *tr, Dict *tokens, int vocab_size) {
     int first = tokens->n;
     uint64_t *merge = xcalloc((size_t)(vocab_size - first), sizeof *merge);
@@ -1447,14 +1454,15 @@ static uint64_t *find_merges(Trainer *tr, Dict *tokens, int vocab_size) {
 // Appends a token in symbols, as a JSON string between `before` and `after`.
 static void write_token(Text *out, const char *before, const Dict *tokens, int id,
                         const char *after) {
-    Text symbols = {0};
     size_t len;
     const char *s = dict_string(tokens, id, &len);
-    spell(&symbols, s, len);
-    text_append(out, before, strlen(before));
-    json_write_string(out, symbols.s, symbols.len);
-    text_append(out, after, strlen(after));
-    free(symbols.s);
+    text_printf(out, "%s\"", before);
+    for (size_t i = 0; i < len; i++) {
+        const char *c = symbol[(unsigned char)s[i]];
+        if (*c == '"' || *c == '\\') text_append(out, "\\", 1);
+        text_append(out, c, strlen(c));
+    }
+    text_printf(out, "\"%s", after);
 }
 
 // Appends the text of tokenizer.json. There is one merge for each token after the single bytes.
@@ -1486,20 +1494,19 @@ static void write_tokenizer(Text *out, const Dict *tokens, const uint64_t *merge
     text_printf(out, "]}}\n");
 }
 
-// Ends the training: makes the tokenizer and frees the trainer. The vocabulary stays smaller if the
-// text has no more pairs. A tokenizer is born as the file that it will be saved as.
+// Ends the training: makes the tokenizer and frees the trainer. vocab_size is at least N_ADDED +
+// 256; the vocabulary stays smaller than it if the text has no more pairs. A tokenizer is born as
+// the file that it will be saved as.
 static Tokenizer *trainer_finish(Trainer *tr, int vocab_size) {
     Dict tokens = {0}; // an added token's text, or the bytes of a token -> id
     Text json = {0};
     int byte_id[256];
     for (int i = 0; i < N_ADDED; i++)
         dict_number(&tokens, added_tokens[i], strlen(added_tokens[i]), true);
-    for (int cp = 0; cp < N_SYMBOLS; cp++) // bytes in the order of their symbols
+    // Hugging Face numbers the bytes by their symbols. Ties go by id: another order, other merges.
+    for (int cp = 0; cp < N_SYMBOLS; cp++)
         if (byte_of[cp] >= 0)
             byte_id[byte_of[cp]] = dict_number(&tokens, &(char){(char)byte_of[cp]}, 1, true);
-    if (vocab_size < tokens.n)
-        die("a vocabulary of %d is too small: %d added tokens and 256 bytes come first", vocab_size,
-            N_ADDED);
     split_words(tr, byte_id);
     uint64_t *merge = find_merges(tr, &tokens, vocab_size);
     write_tokenizer(&json, &tokens, merge, tr->single_digits);
@@ -1523,6 +1530,14 @@ typedef struct {
     bool single_digits, color, chat;
     char **arg; int n_args; // what is not an option: files, or the text
 } Options;
+
+typedef struct {
+    const char *name;
+    void (*run)(const Options *);                           // NULL: convert(), as with --chat, by
+    bool (*next)(Reader *);                                 // what reads a thing and
+    void (*append)(Tokenizer *, const Reader *, Text *out); // what writes the line made of it
+    const char *usage, *what;
+} Command;
 
 static void cmd_train(const Options *o) {
     double start = seconds();
@@ -1577,16 +1592,15 @@ static void decode_line(Tokenizer *t, const Reader *r, Text *out) {
     free(text.s);
 }
 
-// Makes of each thing that is read one line of the result.
-static void convert(const Options *o, bool (*next)(Reader *),
-                    void (*append)(Tokenizer *, const Reader *, Text *out)) {
+// Makes of each thing that is read one line of the result. No file: the standard input.
+static void convert(const Command *c, const Options *o) {
     Tokenizer *t = tokenizer_load(o->tokenizer);
     Text line = {0};
-    for (int i = 0; i < o->n_args; i++) {
-        Reader r = reader_open(o->arg[i]);
-        while (next(&r)) {
+    for (int i = 0; i == 0 || i < o->n_args; i++) {
+        Reader r = reader_open(o->n_args ? o->arg[i] : "-");
+        while (c->next(&r)) {
             line.len = 0;
-            append(t, &r, &line);
+            c->append(t, &r, &line);
             text_append(&line, "\n", 1);
             fwrite(line.s, 1, line.len, stdout);
         }
@@ -1620,12 +1634,6 @@ static void render_record(Tokenizer *t, const Reader *r, Text *out) {
     free(c.cut.id);
 }
 
-static void cmd_encode(const Options *o) { convert(o, reader_next, encode_record); }
-
-static void cmd_chat(const Options *o) { convert(o, reader_next, render_record); }
-
-static void cmd_decode(const Options *o) { convert(o, reader_line, decode_line); }
-
 // Prints tokens in changing colours, or with bars between them: their text, or their ids.
 static void print_tokens(const Tokenizer *t, const Ids *ids, bool color, bool as_ids) {
     for (size_t i = 0; i < ids->n; i++) {
@@ -1639,35 +1647,53 @@ static void print_tokens(const Tokenizer *t, const Ids *ids, bool color, bool as
     printf("\n");
 }
 
+// Prints tokens in symbols with spaces before them, but for the one at `joined`.
+static void print_symbols(const Tokenizer *t, const int *id, size_t n, size_t joined) {
+    for (size_t i = 0, len; i < n; i++) {
+        const char *s = dict_string(&t->spelling, id[i], &len);
+        printf("%s%.*s", i == joined ? "" : " ", (int)len, s);
+    }
+}
+
 // An OnMerge: the word as it will be, and what the new token says.
 static void print_merge(const Tokenizer *t, const int *id, size_t n, size_t at, unsigned rank) {
     const Token *made = &t->token[t->merged.id[rank]];
-    Text word = {0}, says = {0};
-    for (size_t i = 0; i < n; i++) {
-        if (i != at + 1) text_append(&word, " ", 1);
-        spell(&word, t->token[id[i]].s, t->token[id[i]].len);
-    }
+    Text says = {0};
     write_visible(&says, made->s, made->len);
-    printf("  merge %5u %s    makes %d, \"%s\"\n", rank, word.s, t->merged.id[rank], says.s);
-    free(word.s);
+    printf("\n  merge %5u ", rank);
+    print_symbols(t, id, n, at + 1);
+    printf("    makes %d, \"%s\"", t->merged.id[rank], says.s);
     free(says.s);
 }
 
 // The way of one word: bytes, symbols, merge by merge, ids.
 static void print_word(const Tokenizer *t, const char *s, size_t n) {
     int id[SHORT_WORD];
-    printf("\n\"%.*s\" step by step\n  bytes      ", (int)n, s);
-    for (size_t i = 0; i < n; i++) printf(" %02X", (unsigned char)s[i]);
-    printf("\n  symbols    ");
+    Text word = {0};
+    write_visible(&word, s, n);
+    printf("\n\"%s\" step by step\n  bytes      ", word.s);
+    free(word.s);
     for (size_t i = 0; i < n; i++) {
-        printf(" %s", symbol[(unsigned char)s[i]]);
+        printf(" %02X", (unsigned char)s[i]);
         id[i] = t->byte_id[(unsigned char)s[i]];
     }
-    printf("\n");
+    printf("\n  symbols    ");
+    print_symbols(t, id, n, n);
     n = merge_short(t, id, n, print_merge);
-    printf("  ids        ");
+    printf("\n  ids        ");
     for (size_t i = 0; i < n; i++) printf(" %d", id[i]);
     printf("\n");
+}
+
+// Appends what a token says, filled up to 24 columns; a Chinese character takes two of them.
+static void append_column(const Tokenizer *t, int id, Text *out) {
+    size_t i = out->len, width = 0, len;
+    write_visible(out, t->token[id].s, t->token[id].len);
+    for (int cp; i < out->len; i += len) {
+        len = utf8_read(out->s + i, out->len - i, &cp);
+        width += cp < 0x1100 ? 1 : 2;
+    }
+    text_printf(out, "%*s ", width < 24 ? (int)(24 - width) : 0, "");
 }
 
 // Appends a conversation with what is trained in green, then each position: what is read there,
@@ -1685,16 +1711,13 @@ static void show_record(Tokenizer *t, const Reader *r, Text *out) {
     }
     text_printf(out, "\x1B[0m\n%-8s %-24s %-6s target\n", "id", "token", "mask");
     for (size_t i = 0; i + 1 < ids.n; i++) {
-        bool trained = (ids.id[i + 1] & TRAINED) != 0;
-        const Token *token = &t->token[ids.id[i] & ~TRAINED], *next;
-        Text piece = {0}, target = {0};
-        next = &t->token[ids.id[i + 1] & ~TRAINED];
-        write_visible(&piece, token->s, token->len);
-        write_visible(&target, next->s, next->len);
-        text_printf(out, "%-8d %-24s %-6d %s\n", ids.id[i] & ~TRAINED, piece.s ? piece.s : "",
-                    trained, trained ? target.s : "-");
-        free(piece.s);
-        free(target.s);
+        int id = ids.id[i] & ~TRAINED, target = ids.id[i + 1] & ~TRAINED;
+        bool trained = ids.id[i + 1] != target;
+        text_printf(out, "%-8d ", id);
+        append_column(t, id, out);
+        text_printf(out, "%-6d ", trained);
+        if (trained) write_visible(out, t->token[target].s, t->token[target].len);
+        text_append(out, trained ? "\n" : "-\n", trained ? 1 : 2);
     }
     free(c.text.s);
     free(c.cut.id);
@@ -1702,10 +1725,6 @@ static void show_record(Tokenizer *t, const Reader *r, Text *out) {
 }
 
 static void cmd_show(const Options *o) {
-    if (o->chat) {
-        convert(o, reader_next, show_record);
-        return;
-    }
     if (o->n_args != 1 || !*o->arg[0]) die("show needs one TEXT, in quotes if it has spaces");
     Tokenizer *t = tokenizer_load(o->tokenizer);
     const char *text = o->arg[0], *word = NULL;
@@ -1727,19 +1746,17 @@ static void cmd_show(const Options *o) {
     tokenizer_free(t);
 }
 
-typedef struct {
-    const char *name;
-    void (*run)(const Options *);
-    const char *usage, *what;
-} Command;
-
 static const Command commands[] = {
-    {"train", cmd_train, "--vocab N --out DIR [--single-digits] FILE...", "learn N tokens"},
-    {"encode", cmd_encode, "--tokenizer PATH [FILE...]", "{\"text\": ...} lines -> lines of ids"},
-    {"decode", cmd_decode, "--tokenizer PATH [FILE...]", "lines of ids -> JSON strings"},
-    {"chat", cmd_chat, "--tokenizer PATH [FILE...]", "conversations -> the texts a model reads"},
-    {"show", cmd_show, "--tokenizer PATH [--color] TEXT", "how a text is cut and a word is merged"},
-    {"show", cmd_show, "--tokenizer PATH --chat [FILE...]", "which tokens of a conversation train"},
+    {"train", cmd_train, NULL, NULL,
+     "--vocab N --out DIR [--single-digits] FILE...", "learn N tokens"},
+    {"encode", NULL, reader_next, encode_record,
+     "--tokenizer PATH [FILE...]", "{\"text\": ...} lines -> lines of ids"},
+    {"decode", NULL, reader_line, decode_line,
+     "--tokenizer PATH [FILE...]", "lines of ids -> JSON strings"},
+    {"chat", NULL, reader_next, render_record,
+     "--tokenizer PATH [FILE...]", "conversations -> the texts a model reads"},
+    {"show", cmd_show, reader_next, show_record,
+     "--tokenizer PATH [--color] TEXT | --chat [FILE...]", "how a text is cut; which tokens train"},
 };
 
 // Reads the options of a command; its usage line is the list of what is allowed.
@@ -1766,8 +1783,6 @@ static void parse_options(Options *o, const Command *c, char **argv) {
         o->vocab = (int)n;
     }
     if (!o->tokenizer && c->run != cmd_train) die("%s: --tokenizer PATH is missing", c->name);
-    static char standard_input[] = "-";
-    if (!o->n_args && strstr(c->usage, "[FILE...]")) o->arg[o->n_args++] = standard_input;
 }
 
 int main(int argc, char **argv) {
@@ -1776,14 +1791,13 @@ int main(int argc, char **argv) {
     bool help = argc < 2 || !strcmp(argv[1], "help") || !strcmp(argv[1], "--help");
     if (help) {
         printf("Byte-level BPE. PATH is a folder with tokenizer.json in it, or that file.\n\n");
-        for (; c < end; c++) printf("  tokenizer %-6s %-46s %s\n", c->name, c->usage, c->what);
+        for (; c < end; c++) printf("  tokenizer %-6s %-50s %s\n", c->name, c->usage, c->what);
     } else {
-        bool chat = false;
-        for (int i = 2; i < argc; i++) chat |= !strcmp(argv[i], "--chat");
-        while (c < end && (strcmp(c->name, argv[1]) || (chat && !strstr(c->usage, "--chat")))) c++;
+        while (c < end && strcmp(c->name, argv[1])) c++;
         if (c == end) die("unknown command \"%s\"; see: tokenizer help", argv[1]);
         parse_options(&o, c, argv + 2);
-        c->run(&o);
+        if (c->run && !o.chat) c->run(&o);
+        else convert(c, &o);
     }
     free(o.arg);
     if (fflush(stdout) || ferror(stdout)) die("cannot write the result: %s", strerror(errno));
