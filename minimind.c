@@ -2379,8 +2379,8 @@ static int by_length(const void *a, const void *b) {
 // pools of many steps are sorted by length, and then the steps are put in random order.
 static void data_shuffle(Data *d, size_t units_a_step) {
     size_t n = d->n_units = epoch_units(d, d->epoch), steps = (n + units_a_step - 1) / units_a_step;
-    size_t *order = xcalloc(n, sizeof *order), *step = xcalloc(steps, sizeof *step),
-           pool = 64 * units_a_step;
+    size_t *step = xcalloc(steps, sizeof *step), pool = 64 * units_a_step;
+    size_t *order = d->order = xrealloc(d->order, n, sizeof *order);
     Sized *sized = xcalloc(n, sizeof *sized);
     uint64_t stream = splitmix64(d->seed ^ 0x0DE4) + d->epoch * d->head->n_ids;
     for (size_t i = 0; i < n; i++) order[i] = i;
@@ -2393,12 +2393,11 @@ static void data_shuffle(Data *d, size_t units_a_step) {
     for (size_t i = 0; d->unit && i < n; i += pool)
         qsort(sized + i, min_size(pool, n - i), sizeof *sized, by_length);
     if (d->unit && steps) shuffle(step, steps - 1, stream + n); // the last one may be smaller
-    d->order = xrealloc(d->order, n, sizeof *order);
     for (size_t i = 0, at = 0; i < steps; i++)
         for (size_t k = step[i] * units_a_step; k < min_size(n, (step[i] + 1) * units_a_step); k++)
-            d->order[at++] = sized[k].unit;
+            order[at++] = sized[k].unit;
     d->phase = d->unit ? 0 : epoch_phase(d, d->epoch), d->next = 0, d->epoch++;
-    free(order), free(step), free(sized);
+    free(step), free(sized);
 }
 
 // From n + 1 tokens the n that are read and, for each, the one that should come next, or -1 if that
@@ -3236,6 +3235,7 @@ static double measure_answers(Run *run) {
 
 // ---- the stages ---------------------------------------------------------------------------------
 
+enum { PRETRAIN, SFT, DPO, GRPO };
 static const Stage stages[] = {
     {"pretrain", next_token_loss, 0, 2e-3, open_pretraining, fill_from_data, measure_text, {NULL}},
     {"sft", next_token_loss, 1, 5e-4, NULL, fill_from_data, measure_text, {NULL}},
@@ -4994,10 +4994,10 @@ static void run_stage(const Stage *stage, Options o, bool (*enough)(Run *)) {
     tokenizer_free(run.tok);
 }
 
-static void cmd_pretrain(const Options *o) { run_stage(&stages[0], *o, NULL); }
-static void cmd_sft(const Options *o) { run_stage(&stages[1], *o, NULL); }
-static void cmd_dpo(const Options *o) { run_stage(&stages[2], *o, NULL); }
-static void cmd_grpo(const Options *o) { run_stage(&stages[3], *o, NULL); }
+static void cmd_pretrain(const Options *o) { run_stage(&stages[PRETRAIN], *o, NULL); }
+static void cmd_sft(const Options *o) { run_stage(&stages[SFT], *o, NULL); }
+static void cmd_dpo(const Options *o) { run_stage(&stages[DPO], *o, NULL); }
+static void cmd_grpo(const Options *o) { run_stage(&stages[GRPO], *o, NULL); }
 
 // With --think the prompt is a question, and the answer is opened in the middle of its thoughts.
 static void cmd_generate(const Options *o) {
@@ -5164,22 +5164,23 @@ static void eval_choice(const Options *o, Tokenizer *tok, const Model *m, Acts *
 
 static void cmd_eval(const Options *o) {
     if (!o->model || !o->data) die("eval: --model DIR and --data FILE are needed");
-    int task = one_of("task", o->task, "ppl qa think pref choice");
+    enum { PPL, QA, THINK, PREF, CHOICE } task;
+    task = one_of("task", o->task, "ppl qa think pref choice");
     Tokenizer *tok = tokenizer_load(o->model);
     Model *m = load_model(o, tok);
     size_t context = min_size(m->c.max_position_embeddings, 2048);
-    Acts *a = task == 1 || task == 2 ? NULL : acts_new(m, INFERENCE, context, context, 0);
-    if (task == 0) eval_text(o, tok, m, a, context);
-    if (task == 4) eval_choice(o, tok, m, a, context);
-    if (task == 1 || task == 2) {
-        Tasks *t = tasks_load(o->data, tok, task == 2);
+    Acts *a = task == QA || task == THINK ? NULL : acts_new(m, INFERENCE, context, context, 0);
+    if (task == PPL) eval_text(o, tok, m, a, context);
+    if (task == CHOICE) eval_choice(o, tok, m, a, context);
+    if (task == QA || task == THINK) {
+        Tasks *t = tasks_load(o->data, tok, task == THINK);
         if (t->longest >= (size_t)m->c.max_position_embeddings)
             die("%s: a question is longer than the context", o->data);
         printf("questions              %zu\n", t->n);
-        print_ratio("right, %", solve(m, tok, t, task == 2, o->max_new_tokens, NULL), 100);
+        print_ratio("right, %", solve(m, tok, t, task == THINK, o->max_new_tokens, NULL), 100);
         tasks_free(t);
     }
-    if (task == 3) {
+    if (task == PREF) {
         Data *d = data_open(NULL, o->data, tok, 2, context, 0);
         size_t n = d->head->n_documents / 2;
         printf("pairs                  %zu\n", n);
@@ -5350,11 +5351,11 @@ static void cmd_run(const Options *given) {
     o.tokenizer = "out/tokenizer", o.beta2 = 0.99, o.weight_decay = 0.05;
     o.batch = 8, o.seq = 128, o.steps = 1, o.lr = 0, o.out = "out/nothing";
     o.data = "out/world/pretrain.jsonl", o.held_out = "out/world/pretrain_held_out.jsonl";
-    s[0] = milestone(&stages[0], o, NULL);
+    s[0] = milestone(&stages[PRETRAIN], o, NULL);
 
     fprintf(stderr, "\n2. Pretraining: to predict the next token, and so to know the world\n");
     o.steps = 4200, o.lr = 3e-3, o.warmup = 50, o.eval_every = 1050, o.out = "out/pretrain";
-    s[1] = milestone(&stages[0], o, NULL);
+    s[1] = milestone(&stages[PRETRAIN], o, NULL);
     fprintf(stderr, "%.0f seconds so far\n", seconds() - start);
 
     fprintf(stderr, "\n3. SFT: to answer. Half of all things are asked about, the other half is "
@@ -5364,7 +5365,7 @@ static void cmd_run(const Options *given) {
     o.held_out = "out/world/sft_held_out.jsonl";
     o.steps = 0, o.epochs = 4, o.batch = 16, o.lr = 3e-3, o.warmup = 20;
     o.weight_decay = 0.3; // against learning by heart what the one half is asked
-    s[2] = milestone(&stages[1], o, NULL);
+    s[2] = milestone(&stages[SFT], o, NULL);
 
     fprintf(stderr, "\n4. DPO: which of two manners of answering is preferred\n");
     o.model = o.out, o.out = "out/dpo";
@@ -5372,7 +5373,7 @@ static void cmd_run(const Options *given) {
     // small steps, often looked at: what DPO does beyond its aim costs knowledge
     o.epochs = 3, o.batch = 8, o.lr = 5e-5, o.warmup = 5, o.beta2 = 0.999;
     o.weight_decay = 0, o.eval_every = 2;
-    s[3] = milestone(&stages[2], o, friendly_enough);
+    s[3] = milestone(&stages[DPO], o, friendly_enough);
 
     fprintf(stderr, "\n5. Thinking: SFT on sums that are worked before they are answered\n");
     o.model = o.out, o.out = "out/think";
@@ -5380,18 +5381,18 @@ static void cmd_run(const Options *given) {
     o.held_out = "out/world/reason_held_out.jsonl";
     o.epochs = 1, o.batch = 16, o.lr = 2e-3, o.warmup = 20, o.beta2 = 0.99;
     o.weight_decay = 0.1, o.eval_every = 0;
-    s[4] = milestone(&stages[1], o, NULL);
+    s[4] = milestone(&stages[SFT], o, NULL);
 
     fprintf(stderr, "\n6. The same, stopped early, when three in five sums are right\n");
     o.out = "out/early", o.lr = 1e-3, o.eval_every = 3;
-    s[5] = milestone(&stages[1], o, mostly_right);
+    s[5] = milestone(&stages[SFT], o, mostly_right);
 
     fprintf(stderr, "\n7. GRPO: that model learns from its own answers, which are checked\n");
     o.model = o.out, o.out = "out/grpo", o.think = 1, o.eval_every = 10, o.temperature = 1;
     o.data = "out/world/grpo.jsonl", o.held_out = "out/world/grpo_held_out.jsonl";
     o.steps = 150, o.batch = 16, o.num_generations = 8, o.lr = 3e-4, o.max_new_tokens = 60;
     o.beta = 0.02, o.weight_decay = 0, o.warmup = 5;
-    s[6] = milestone(&stages[3], o, right_enough);
+    s[6] = milestone(&stages[GRPO], o, right_enough);
     print_story(s, 7);
     fprintf(stderr, "%.0f seconds\n", seconds() - start);
 }
