@@ -5345,7 +5345,7 @@ static void cmd_run(const Options *given) {
     fprintf(stderr, "1. A world (seed %ld) in out/world, and a tokenizer learned from its texts\n",
             o.seed);
     write_world("out/world", o.seed, o.documents);
-    Tokenizer *tok = train_tokenizer(1536);
+    Tokenizer *tok = train_tokenizer(2048); // large enough for every name to be one token
     tokenizer_save(tok, "out/tokenizer");
     tokenizer_free(tok);
     o.tokenizer = "out/tokenizer", o.beta2 = 0.99, o.weight_decay = 0.05;
@@ -5354,7 +5354,7 @@ static void cmd_run(const Options *given) {
     s[0] = milestone(&stages[PRETRAIN], o, NULL);
 
     fprintf(stderr, "\n2. Pretraining: to predict the next token, and so to know the world\n");
-    o.steps = 4200, o.lr = 3e-3, o.warmup = 50, o.eval_every = 1050, o.out = "out/pretrain";
+    o.steps = 3400, o.lr = 3e-3, o.warmup = 50, o.eval_every = 850, o.out = "out/pretrain";
     s[1] = milestone(&stages[PRETRAIN], o, NULL);
     fprintf(stderr, "%.0f seconds so far\n", seconds() - start);
 
@@ -5363,7 +5363,7 @@ static void cmd_run(const Options *given) {
     o.model = o.out, o.tokenizer = NULL, o.out = "out/sft", o.eval_every = 0;
     o.data = "out/world/sft.jsonl,out/world/again.jsonl";
     o.held_out = "out/world/sft_held_out.jsonl";
-    o.steps = 0, o.epochs = 4, o.batch = 16, o.lr = 3e-3, o.warmup = 20;
+    o.steps = 0, o.epochs = 4, o.batch = 16, o.lr = 2e-3, o.warmup = 20;
     o.weight_decay = 0.3; // against learning by heart what the one half is asked
     s[2] = milestone(&stages[SFT], o, NULL);
 
