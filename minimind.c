@@ -5310,7 +5310,7 @@ static double answered(const Run *run, bool manners) {
 
 // DPO and GRPO, which cost some of what is known, stop as soon as they have done what they are for;
 // and a stage of thinking stops early, to leave GRPO something to do.
-static bool friendly_enough(Run *run) { return answered(run, true) >= 0.97; }
+static bool friendly_enough(Run *run) { return answered(run, true) >= 0.98; }
 static bool right_enough(Run *run) { return answered(run, false) >= 0.97; }
 static bool mostly_right(Run *run) { return answered(run, false) >= 0.6; }
 

@@ -243,6 +243,8 @@ says "trained: from <think> to <|im_end|>, and nothing else" \
      awk "/^[0-9]/ && \$3 == 1 {printf \"%s|\", \$4} END {print \"\"}"'
 echo '{"messages": [{"role": "wizard", "content": "x"}]}' >wizard.jsonl
 refuses "an unknown role" "wizard.jsonl:1" tokenizer chat --tokenizer low wizard.jsonl
+echo '{"messages": [{"role": "assistant", "content": "", "tool_calls": "[{"}]}' >calls.jsonl
+refuses "tool calls that are no JSON" "calls.jsonl:1" tokenizer chat --tokenizer low calls.jsonl
 if [ -d "$shared/golden/tokenizer" ]; then
     sed 's/.*"rendered"://; s/}$//' "$shared/golden/tokenizer/chat.jsonl" >want.txt
     tokenizer chat --tokenizer low "$shared/golden/tokenizer/chat.jsonl" >got.txt 2>log
@@ -280,6 +282,10 @@ done
 echo '{"question": "How?", "choices": ["so", "not so at all"], "answer": 1}' >mc.jsonl
 says "eval --task choice" "questions 1" sh -c \
     'minimind eval --model sft --task choice --data mc.jsonl | awk "NR == 1 {print \$1, \$2}"'
+echo '{"conversations": [{"role": "user", "content": "1+1=?"},
+    {"role": "assistant", "content": ""}], "gt": [2, "two"]}' | tr -d '\n' >gt.jsonl
+says "answers to check with may be numbers, files several" "questions 2" sh -c \
+    'minimind eval --model sft --task qa --data gt.jsonl,gt.jsonl | awk "NR == 1 {print \$1, \$2}"'
 check "chat, piped" sh -c 'printf "Hello\n/think\n/stats\nWho?\n/quit\nno\n" |
     minimind chat --model sft --max-new-tokens 20 2>err.txt | grep -q . &&
     grep -q "1 turns" err.txt'
@@ -373,6 +379,7 @@ damaged "bytes that belong to no tensor" "leave gaps" model.safetensors 'cat && 
 damaged "config.json that is not JSON" "config.json" config.json 'head -c 100'
 damaged "an impossible config.json" "config.json" config.json 'sed "/hidden_size/s/[0-9][0-9]*/-3/"'
 damaged "another activation function" "hidden_act" config.json 'sed s/silu/gelu/'
+damaged "weights that may not be tied" "tie_word_embeddings" config.json 'sed /tie_word/d'
 damaged "tokenizer cut off" "tokenizer.json" tokenizer.json 'head -c 5000'
 refuses "a full disk" "cannot be written" sh -c 'minimind help >/dev/full'
 
