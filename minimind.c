@@ -5384,7 +5384,7 @@ static void cmd_run(const Options *given) {
     s[4] = milestone(&stages[SFT], o, NULL);
 
     fprintf(stderr, "\n6. The same, stopped early, when three in five sums are right\n");
-    o.out = "out/early", o.lr = 1e-3, o.eval_every = 3;
+    o.out = "out/early", o.lr = 1e-3, o.eval_every = 2;
     s[5] = milestone(&stages[SFT], o, mostly_right);
 
     fprintf(stderr, "\n7. GRPO: that model learns from its own answers, which are checked\n");
