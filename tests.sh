@@ -206,6 +206,8 @@ small='--hidden-size 64 --num-hidden-layers 2'
 check "one thread" pretrain one --steps 20 --threads 1 $small
 check "two threads" pretrain two --steps 20 --threads 2 $small
 check "the same weights, bit for bit" cmp one/model.safetensors two/model.safetensors
+check "activations computed again" pretrain again1 --steps 20 --recompute 1 $small
+check "the same weights once more" cmp one/model.safetensors again1/model.safetensors
 dense="$small --use-moe 0"
 check "one batch of 6" pretrain big --steps 20 --batch 6 $dense
 check "the same in two passes of 3" pretrain parts --steps 20 --batch 3 --accumulate 2 $dense
