@@ -236,7 +236,7 @@ static void multiply_panels(float *c, size_t ldc, size_t rows, size_t cols, View
     memcpy(block, acc, sizeof acc);
     for (size_t i = 0; i < rows; i++, c += ldc)
         if (!add) memcpy(c, block[i], cols * sizeof *c);
-        else if (cols == NR) for (size_t j = 0; j < NR; j++) c[j] += block[i][j]; // vectors
+        else if (cols == NR) for (size_t j = 0; j < NR; j++) c[j] += block[i][j]; // a fixed count
         else for (size_t j = 0; j < cols; j++) c[j] += block[i][j];
 }
 
@@ -2407,7 +2407,7 @@ static size_t shift(int *in, int *target, const int *ids, size_t n, size_t T, in
     size_t targets = 0;
     for (size_t t = 0; t < T; t++) {
         int next = t < n ? ids[t + 1] : 0, id = t < n ? ids[t] & ~TRAINED : 0;
-        if (id >= vocab_size || (next & ~TRAINED) >= vocab_size)
+        if (id < 0 || id >= vocab_size || next < 0 || (next & ~TRAINED) >= vocab_size)
             die("the token cache is damaged: delete out/cache");
         in[t] = id, target[t] = next & TRAINED ? next & ~TRAINED : -1;
         targets += target[t] >= 0;

@@ -309,6 +309,13 @@ check "rows longer than the context are counted" sh -c \
      grep -q "rows were longer than 32 tokens and cut"'
 refuses "an answer cut off by the context" "nothing to train" \
     minimind sft --model model --data world/sft.jsonl --seq 3
+head -3 world/sft.jsonl >three.jsonl
+minimind sft --model model --data three.jsonl --steps 1 --out tmp 2>log
+for f in $(ls -t out/cache/*.ids | head -1); do # its first id, behind seven numbers of eight bytes
+    printf '\377\377\377\377' | dd of="$f" bs=1 seek=56 conv=notrunc 2>log
+done
+refuses "a damaged token cache" "is damaged" \
+    minimind sft --model model --data three.jsonl --steps 1 --out tmp
 if [ -d "$shared/data" ]; then
     real="$shared/data"
     for f in sft reason reason_fields minimind_lora_identity minimind_r1_mix_1024; do

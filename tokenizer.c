@@ -20,8 +20,8 @@
 //     text          I'm 好。
 //     pre-tokens    I , 'm , ␣好 , 。          cut by one pattern; no token crosses a cut
 //     bytes         49 , 27 6D , 20 E5 A5 BD , E3 80 82
-//     symbols       I , 'm , Ġå¥½ , ãĢĤ       each byte as a printable character, for JSON cannot
-//                                             hold bytes: so Chinese looks garbled in a vocabulary
+//     symbols       I , 'm , Ġå¥½ , ãĢĤ       each byte as a printable character, as JSON can
+//                                             hold no bytes: Chinese looks garbled in a vocabulary
 //     merges        I , 'm , Ġ å¥½ , ãĢĤ      (␣好 was never learned as one token)
 //     ids           76 , 1422 , 256 658 , 302
 //
