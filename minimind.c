@@ -2831,13 +2831,14 @@ static void sampling_distribution(float *logits, size_t V, const int *history, s
         if (logits[v] >= least) kept[n_kept++] = (Candidate){logits[v], (int)v};
     if (o->top_p < 1 || greedy) qsort(kept, n_kept, sizeof *kept, by_logit);
     if (greedy) n_kept = 1;
-    float max = row_max(logits, V), sum = 0, before = 0; // before: what the ones kept so far hold
+    float *probs = xcalloc(V, sizeof *probs), before = 0; // before: what the ones kept so far hold
+    for (size_t i = 0; i < n_kept; i++) probs[i] = kept[i].logit;
+    softmax_row(probs, probs, n_kept);
     memset(logits, 0, V * sizeof *logits);
-    for (size_t i = 0; i < n_kept; i++) sum += kept[i].logit = fast_exp(kept[i].logit - max);
     size_t end = 0;
-    for (; end < n_kept && (end == 0 || o->top_p >= 1 || before <= o->top_p * sum); end++)
-        before += kept[end].logit;
-    for (size_t i = 0; i < end; i++) logits[kept[i].id] = kept[i].logit / before;
+    while (end < n_kept && (end == 0 || o->top_p >= 1 || before <= o->top_p)) before += probs[end++];
+    for (size_t i = 0; i < end; i++) logits[kept[i].id] = probs[i] / before;
+    free(probs);
     free(kept);
 }
 
