@@ -6,6 +6,9 @@ CFLAGS = -O3 -march=native -Wall -Wextra
 OPENMP := $(shell echo 'int main(void) {return 0;}' | \
             $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo -fopenmp)
 
+# In double precision finite differences agree with the gradients to 1e-6.
+DOUBLE = -Dfloat=double -Dexpf=exp -Dsqrtf=sqrt -Dlogf=log -Dfmaxf=fmax -Dfabsf=fabs
+
 all: minimind tokenizer
 
 minimind: minimind.c tokenizer.c
@@ -14,26 +17,32 @@ minimind: minimind.c tokenizer.c
 tokenizer: tokenizer.c
 	$(CC) $(CFLAGS) -o $@ tokenizer.c
 
-run: minimind                   # the whole story: a world, and a model that learns it
-	./minimind
+out/lab/%: notes/lab/%.c notes/lab/grpo.c minimind.c tokenizer.c
+	@mkdir -p out/lab
+	$(CC) $(CFLAGS) $(OPENMP) -o $@ $< -lm
 
-check: minimind                 # every gradient, and the golden numbers
-	./minimind check
-	./minimind check $(addprefix notes/golden/,a_dense.txt b_moe_top1.txt c_moe_top2.txt \
-	  d_shared_expert.txt e_yarn.txt f_odd_shapes.txt g_moe_top1_raw.txt dpo.txt dpo_moe.txt \
-	  grpo.txt grpo_moe.txt cispo.txt rope.txt lr.txt sampling.txt)
+run: minimind tokenizer out/lab/world out/lab/grpo # the whole story: make run ARGS='--seed 2'
+	notes/lab/story.sh $(ARGS)
 
-bench: minimind                 # how fast it is, and what of that is the machine
-	./minimind bench
+check: out/lab/check            # every gradient, fast code against definitions, golden numbers
+	out/lab/check
+	out/lab/check notes/golden
+
+check-double: notes/lab/check.c notes/lab/grpo.c minimind.c tokenizer.c
+	@mkdir -p out/lab
+	$(CC) $(CFLAGS) $(OPENMP) $(DOUBLE) -o out/lab/check-double $< -lm
+	out/lab/check-double
+
+bench: out/lab/bench            # how fast it is, and what of that is the machine
+	out/lab/bench
 
 test:                           # everything that can be tested, see tests.sh
 	./tests.sh
 
-debug: minimind.c tokenizer.c   # for gdb: nothing optimised away, one thread
-	$(CC) -O0 -g3 -Wall -Wextra -o minimind minimind.c -lm
-	$(CC) -O0 -g3 -Wall -Wextra -o tokenizer tokenizer.c
+debug: minimind.c tokenizer.c   # minimind-debug, for gdb: nothing optimised away, one thread
+	$(CC) -O0 -g3 -Wall -Wextra -o minimind-debug minimind.c -lm
 
 clean:
-	rm -rf minimind tokenizer out
+	rm -rf minimind minimind-debug tokenizer out
 
-.PHONY: all run check bench test debug clean
+.PHONY: all run check check-double bench test debug clean

@@ -475,6 +475,7 @@ static void reader_close(Reader *r) {
     if (r->file != stdin) fclose(r->file);
 }
 
+#if !defined MINIMIND || defined WITH_TRAINER // minimind.c trains no vocabulary
 typedef void UseText(void *context, const char *s, size_t n);
 
 // Calls use(context, s, n) for each text in the record: a plain line; "text"; in every message of
@@ -503,6 +504,7 @@ static void reader_texts(const Reader *r, UseText *use, void *context) {
         die("%s:%zu: the record has neither \"text\" nor \"conversations\" nor \"chosen\" and "
             "\"rejected\"", r->path, r->number);
 }
+#endif
 
 // ------------------------------------------------------------------------------------------------
 // Tables that encoder and trainer share: a hash table, a dictionary made of it, and a heap.
@@ -893,6 +895,7 @@ static void decode_end(Utf8Stream *u, Text *out) {
     u->n = 0;
 }
 
+#ifndef MINIMIND
 // Appends text as it can be shown: control characters and parts of characters as escapes.
 static void write_visible(Text *out, const char *s, size_t n) {
     for (size_t i = 0, len; i < n; i += len) {
@@ -905,6 +908,7 @@ static void write_visible(Text *out, const char *s, size_t n) {
         else for (size_t k = i; k < i + len; k++) text_printf(out, "\\x%02X", (unsigned char)s[k]);
     }
 }
+#endif
 
 // ------------------------------------------------------------------------------------------------
 // Chat. A conversation becomes one text by the template that MiniMind's models are trained with:
@@ -1320,6 +1324,8 @@ static void tokenizer_free(Tokenizer *t) {
 //
 // As in Hugging Face's trainer, "aaa" counts as two pairs (a, a), though only one can be merged.
 
+#if !defined MINIMIND || defined WITH_TRAINER
+
 typedef struct { int64_t count; int *id; size_t n; } Word; // how often it came; its n ids
 typedef struct { uint64_t pair; int64_t count; Ids words; } PairCount; // words: those that have it
 
@@ -1518,6 +1524,7 @@ static Tokenizer *trainer_finish(Trainer *tr, int vocab_size) {
     free(tr);
     return tokenizer_parse("trained tokenizer", json, "its configuration", (Text){0});
 }
+#endif
 
 // ------------------------------------------------------------------------------------------------
 // The command line. Results go to stdout, so that commands can be piped; messages go to stderr.

@@ -1,0 +1,1446 @@
+// check.c - is the mathematics of minimind.c right?
+//
+//     mkdir -p out/lab && cc -O3 -march=native -o out/lab/check notes/lab/check.c -lm
+//
+//     out/lab/check                      all built-in checks, a few seconds
+//     out/lab/check notes/golden         the golden files of a folder; single files work too
+//     out/lab/check --plain 1            the same with the definitions of chapter 2 in use
+//
+// A wrong gradient does not crash. The model still learns, only less, and nobody sees why. So each
+// result of the book is compared with the same number, computed in another way:
+//
+//   1. Gradients    A gradient is the slope of the loss. We move each weight a little up and down
+//                   and look at the loss; the backward pass must have found the same slope.
+//   2. Objectives   The same for DPO, GRPO and CISPO.
+//   3. Pairs        Chapter 11 replaces definitions of chapters 2 and 5 by faster functions. Each
+//                   must compute what its definition computes.
+//   4. Decoding     Token by token through the KV cache, or all tokens in one pass; one sequence
+//                   alone, or 64 together: the logits must be the same.
+//   5. Packing      Weights in 16 and 8 bits differ from the original by their rounding only.
+//   6. Golden       Losses, gradients and weights that PyTorch has computed in double precision
+//                   from the same weights. notes/golden/README.md describes these files.
+//
+// Each line of the output is one comparison: ok or FAILED, what was compared, the largest error,
+// and the largest error that is allowed. The last line counts them; exit status 1 if any failed.
+//
+// A float has 7 digits. The difference of two nearly equal losses keeps about 3 of them, so section
+// 1 has to allow 3 %. With 16 digits it allows one part in a million. The same source compiled for
+// double is therefore the sharper test (one line; the Makefile has it as check-double):
+//
+//     cc -O3 -march=native -Dfloat=double -Dexpf=exp -Dsqrtf=sqrt -Dlogf=log -Dfmaxf=fmax
+//        -Dfabsf=fabs -o out/lab/check-double notes/lab/check.c -lm
+
+// grpo.c has two more objectives, and includes the book.
+#define main grpo_main
+#include "grpo.c"
+#undef main
+#include <glob.h>
+
+enum { PRECISE = sizeof(float) == 8 }; // compiled for double
+
+static int n_passed, n_failed;
+
+// One line of the output.
+__attribute__((format(printf, 3, 4)))
+static void check_error(double error, double limit, const char *what, ...) {
+    char name[200];
+    va_list args;
+    va_start(args, what);
+    vsnprintf(name, sizeof name, what, args);
+    va_end(args);
+
+    bool ok = error <= limit; // false if the error is NaN
+    if (ok) n_passed++;
+    else n_failed++;
+    printf("%-6s %-64s error %8.2e  limit %8.2e\n", ok ? "ok" : "FAILED", name, error, limit);
+}
+
+// The larger of two errors; NaN if one is NaN, while fmax() would drop it.
+static double larger_error(double a, double b) { return isnan(a) || b <= a ? a : b; }
+
+// The largest difference of n pairs of numbers.
+static double largest_difference(const float *got, const float *want, size_t n) {
+    double worst = 0;
+    for (size_t i = 0; i < n; i++) worst = larger_error(worst, fabs((double)got[i] - want[i]));
+    return worst;
+}
+
+static void **borrowed; // (n_borrowed)
+static size_t n_borrowed, borrowed_cap;
+
+// Memory that lasts until release(). Most arrays here are small, and needed for one check only.
+static void *borrow(size_t n, size_t size) {
+    borrowed = grow(borrowed, &borrowed_cap, n_borrowed + 1, sizeof *borrowed);
+    borrowed[n_borrowed] = xcalloc(n, size);
+    return borrowed[n_borrowed++];
+}
+
+static void release(void) {
+    while (n_borrowed > 0) free(borrowed[--n_borrowed]);
+}
+
+// =================================================================================================
+// 1. Gradients against finite differences
+//
+// Every variant of the model, so small that each single weight can be moved. The code that runs is
+// that of a large model.
+// =================================================================================================
+
+typedef struct {
+    const char *name, *fields; // fields: what differs from the configuration in small_model()
+    bool padded;               // rows of different lengths
+} Variant;
+
+static const Variant check_variant[] = {
+    {"dense", "", false},
+    {"dense without q/k norm", "qk_norm=0 num_key_value_heads=4", false},
+    {"YaRN", "yarn=1 yarn_original_max=4 yarn_factor=4 yarn_beta_fast=2 yarn_beta_slow=0.25 "
+             "rope_theta=100 yarn_attention_factor=1.1", false},
+    {"odd sizes", "vocab_size=11 hidden_size=9 num_attention_heads=3 num_key_value_heads=1 "
+                  "head_dim=6 intermediate_size=5", false},
+    {"top-1 raw", "use_moe=1 router_aux_loss_coef=0", false},
+    {"top-1 renormalised", "use_moe=1 norm_topk_prob=1 router_aux_loss_coef=0", false},
+    {"top-1 renormalised, batch balance",
+     "use_moe=1 norm_topk_prob=1 router_aux_loss_coef=0.5", false},
+    {"top-2, batch balance", "use_moe=1 num_experts_per_tok=2 router_aux_loss_coef=0.3", false},
+    {"top-2 of 6 raw, sequence balance",
+     "use_moe=1 num_experts=6 num_experts_per_tok=2 seq_aux=1 norm_topk_prob=0 "
+     "router_aux_loss_coef=0.3", false},
+    {"top-2 and 2 shared, sequence balance",
+     "use_moe=1 num_experts_per_tok=2 n_shared_experts=2 seq_aux=1 router_aux_loss_coef=0.3",
+     false},
+    {"padding, batch balance", "use_moe=1 num_experts_per_tok=2 router_aux_loss_coef=0.3", true},
+    {"padding, sequence balance",
+     "use_moe=1 num_experts_per_tok=2 seq_aux=1 router_aux_loss_coef=0.3", true},
+};
+enum { VARIANTS = sizeof check_variant / sizeof *check_variant };
+
+// A model of a variant, with `more` fields set. Its weights are far larger than at the start of
+// training, so that every nonlinearity has an effect.
+static Model *small_model(const Variant *v, const char *more) {
+    Config c = config_preset("minimind3");
+    config_parse(&c, "vocab_size=13 hidden_size=8 num_hidden_layers=2 num_attention_heads=4 "
+                 "num_key_value_heads=2 head_dim=4 intermediate_size=7 rope_theta=100", v->name);
+    config_parse(&c, v->fields, v->name);
+    config_parse(&c, more, v->name);
+    config_complete(&c, v->name);
+
+    Model *model = model_new(c);
+    model_allocate(model, true, 32);
+    double spread = sqrt(1.28 / model->C); // 0.4 for C = 8
+    for (Tensor *t = model->tensor; t < model->tensor + model->n_tensors; t++)
+        for (size_t i = 0; i < tensor_size(t); i++)
+            t->weight[i] = (is_matrix(t) ? 0 : 1) + spread * gaussian(fnv1a64(t->name), i);
+    return model;
+}
+
+typedef struct { // a loss, and all that it depends on
+    Model *model;
+    Acts *acts;
+    Batch batch;
+    Objective *objective;
+    const void *own; // what the objective needs beyond the batch
+} Trial;
+
+enum { ROWS = 4, ROW_TOKENS = 7, ALL_TOKENS = ROWS * ROW_TOKENS };
+
+// Predicting the next token, with random ids. A quarter of the tokens are no targets.
+static Trial trial_new(const Variant *v) {
+    Trial trial = {.model = small_model(v, ""), .batch = batch_new(ROWS, ROW_TOKENS),
+                   .objective = next_token_loss};
+    trial.acts = acts_new(trial.model, TRAINING, ALL_TOKENS, 0, 0);
+    Batch *b = &trial.batch;
+    size_t V = trial.model->V;
+    b->rows = ROWS;
+    b->T = ROW_TOKENS;
+
+    for (int i = 0; i < ALL_TOKENS; i++) {
+        int row = i / ROW_TOKENS;
+        b->length[row] = v->padded ? ROW_TOKENS - 2 * row : ROW_TOKENS; // 7, 5, 3, 1
+        bool trained = i % ROW_TOKENS < b->length[row] && splitmix64(i + 100) % 4;
+        b->ids[i] = (int)(splitmix64(i) % V);
+        b->target[i] = trained ? (int)(splitmix64(i + 200) % V) : -1;
+        b->n_targets += trained;
+    }
+    return trial;
+}
+
+static void trial_free(Trial *trial) {
+    batch_free(&trial->batch);
+    acts_free(trial->acts);
+    model_free(trial->model);
+}
+
+// The loss with the weights as they are now.
+static double loss_now(const Trial *trial) {
+    Acts *a = trial->acts;
+    const Batch *b = &trial->batch;
+    Report unused = {0};
+    batch_logp(trial->model, a, b, 0, b->rows);
+    return trial->objective(a->dlogp, a->logp, a->n_out, b, trial->own, &unused) + a->aux_loss;
+}
+
+// THE HEART OF THIS PROGRAM. The derivative of the loss by a weight w is the limit of
+//
+//     (loss(w + step) - loss(w - step)) / (2 step)      for a small step.
+//
+// This needs nothing but the forward pass, so it is independent of every line of backward code. The
+// step can be too large: the quotient differs from the derivative by a multiple of step^2. And it
+// can be too small: the rounding errors of the two losses are divided by it. The best step is about
+// the cube root of the precision of a number, 2e-3 for float and 1e-5 for double.
+//
+// The error is relative to the largest gradient of the tensor. (If a step changed the choice of a
+// router, the loss would jump and the quotient would be wrong. With these weights none does.)
+static void check_tensor(const Trial *trial, Tensor *t, const char *name, bool expect_zero) {
+    double step = PRECISE ? 1e-5 : 2e-3;
+    double worst = 0;   // difference between the quotient and the gradient
+    double largest = 0; // gradient
+    for (size_t i = 0; i < tensor_size(t); i++) {
+        float w = t->weight[i];
+        t->weight[i] = w + step;
+        double loss_above = loss_now(trial);
+        t->weight[i] = w - step;
+        double loss_below = loss_now(trial);
+        t->weight[i] = w;
+
+        double slope = (loss_above - loss_below) / (2 * step);
+        worst = larger_error(worst, fabs(slope - t->grad[i]));
+        largest = larger_error(largest, fabs(t->grad[i]));
+    }
+
+    if (expect_zero) check_error(largest, 0, "%s: %s is 0", name, t->name);
+    else check_error(worst / (largest + 1e-12), PRECISE ? 1e-6 : 3e-2, "%s: %s", name, t->name);
+}
+
+// One backward pass, and then every weight of every tensor in the table.
+static void check_gradients(const Trial *trial, const char *name) {
+    Model *model = trial->model;
+    memset(model->grads, 0, model->n_params * sizeof *model->grads);
+    loss_now(trial);
+    model_backward(model, trial->acts);
+
+    // A renormalised router with K = 1 learns from the balance loss only; see router_backward().
+    bool silent_router = model->K == 1 && model->config.norm_topk_prob &&
+                         model->config.router_aux_loss_coef == 0;
+    for (Tensor *t = model->tensor; t < model->tensor + model->n_tensors; t++)
+        check_tensor(trial, t, name, silent_router && strstr(t->name, "mlp.gate.weight"));
+}
+
+// Padding must have no part in the loss. If it had, it would have a part in the gradient too, and
+// finite differences would agree. So each row is also run alone, with its padding and without.
+static void check_padding(const Trial *trial, const char *name) {
+    double worst = 0;
+    for (int row = 0; row < ROWS; row++) {
+        Trial alone = *trial;
+        alone.batch.rows = 1;
+        alone.batch.ids += row * ROW_TOKENS;
+        alone.batch.target += row * ROW_TOKENS;
+        alone.batch.length += row;
+        double padded = loss_now(&alone);
+        alone.batch.T = alone.batch.length[0];
+        worst = larger_error(worst, fabs(loss_now(&alone) / padded - 1));
+    }
+    check_error(worst, PRECISE ? 1e-12 : 1e-6, "%s: the loss ignores padding", name);
+}
+
+// =================================================================================================
+// 2. Objectives
+//
+// An objective is a function of logp alone, but its gradient is checked through the whole model:
+// this includes the way from the targets of a pass to the rows of the batch.
+// =================================================================================================
+
+// DPO, GRPO and CISPO, with random numbers for what they need beyond the batch.
+static void check_objectives(bool moe) {
+    const char *fields = "use_moe=1 num_experts_per_tok=2 router_aux_loss_coef=0.3";
+    Trial trial = trial_new(&(Variant){"objectives", moe ? fields : "", false});
+    double ref_sum[ROWS], advantage[ROWS];
+    float old_logp[ALL_TOKENS], long_ago[ALL_TOKENS], ref_logp[ALL_TOKENS];
+    int n_row_targets[ROWS] = {0};
+    for (int i = 0; i < ALL_TOKENS; i++) {
+        old_logp[i] = -3 + gaussian(5, i);
+        long_ago[i] = -99 + gaussian(5, i);
+        ref_logp[i] = -3 + gaussian(6, i);
+        ref_sum[i / ROW_TOKENS] = -12 + gaussian(7, i);
+        advantage[i / ROW_TOKENS] = gaussian(8, i);
+        n_row_targets[i / ROW_TOKENS] += trial.batch.target[i] >= 0;
+    }
+
+    trial.objective = dpo_loss;
+    trial.own = &(Preferences){0.3, ref_sum};
+    check_gradients(&trial, moe ? "DPO, MoE" : "DPO");
+
+    Policy policy = {.beta = 0.3, .epsilon = 0.2, .epsilon_high = 5, .old_logp = old_logp,
+                   .ref_logp = ref_logp, .advantage = advantage, .n_row_targets = n_row_targets};
+    trial.objective = policy_loss;
+    trial.own = &policy;
+    check_gradients(&trial, moe ? "GRPO, MoE" : "GRPO");
+
+    // CISPO's gradient treats the ratio of probabilities as a constant, but a finite difference
+    // changes it. With an old logp of about -99 all ratios are far above epsilon_high, and what is
+    // clipped there is constant.
+    policy.cispo = true;
+    policy.old_logp = long_ago;
+    check_gradients(&trial, moe ? "CISPO, MoE" : "CISPO");
+    trial_free(&trial);
+}
+
+// DPO with margins of +-1000, where e^margin overflows: the loss is 0 and 1000, its slope 0 and
+// beta.
+static void check_margins(void) {
+    for (int sign = -1; sign <= 1; sign += 2) {
+        float logp[2] = {0, 0}, dlogp[2];
+        double beta = 0.1, ref_sum[2] = {-sign * 1000 / beta, 0};
+        Batch b = {.rows = 2, .T = 1, .at = (int[]){0, 1}, .n_targets = 2};
+        Report unused = {0};
+        double loss = dpo_loss(dlogp, logp, 2, &b, &(Preferences){beta, ref_sum}, &unused);
+
+        double slope = sign > 0 ? 0 : beta;
+        double error = fabs(loss - (sign > 0 ? 0 : 1000)) / 1000;
+        error = larger_error(error, fabs(dlogp[0] + slope) + fabs(dlogp[1] - slope));
+        check_error(error, 1e-6, "DPO, margin %d", sign * 1000);
+    }
+}
+
+// =================================================================================================
+// 3. Pairs: the definitions against the same, faster
+//
+// Every function of the table `fast` against its definition in the table `plain`. A function is
+// called twice, once from each table, on the same random numbers. Then all arrays of the two calls
+// are compared: the results, and also the inputs, which must not have changed.
+//
+// Each function is called for a list of cases. Their sizes are chosen to find what a fast version
+// may get wrong: what remains after whole vectors, panels and tiles; row counts on both sides of a
+// threshold above which another algorithm or several threads take over. Results hold random numbers
+// before the call, which shows whether a function overwrites or accumulates.
+// =================================================================================================
+
+typedef struct { // the arrays of one call
+    float *array[10];
+    size_t size[10]; // numbers to compare; 0: an array of ints
+    int n;
+} Arrays;
+
+// n random numbers from -scale to scale, as the next array of a call. They depend only on how many
+// arrays the call already has, so both calls get the same ones.
+static float *scaled_numbers(Arrays *a, size_t n, double scale) {
+    float *x = borrow(n, sizeof *x);
+    uint64_t stream = splitmix64(a->n);
+    for (size_t i = 0; i < n; i++) x[i] = scale * (2 * uniform(stream, i) - 1);
+    a->size[a->n] = n;
+    a->array[a->n++] = x;
+    return x;
+}
+
+static float *numbers(Arrays *a, size_t n) { return scaled_numbers(a, n, 1); }
+
+// n random whole numbers from 0 to limit - 1.
+static int *whole_numbers(Arrays *a, size_t n, size_t limit) {
+    int *x = (int *)numbers(a, n);
+    a->size[a->n - 1] = 0;
+    for (size_t i = 0; i < n; i++) x[i] = (int)(splitmix64(i) % limit);
+    return x;
+}
+
+// The largest difference in an array, relative to its largest number. (Numbers that should cancel
+// out, like dq of a query that sees one key, have no size of their own: hence at least 0.1.)
+static double arrays_error(const Arrays *want, const Arrays *got) {
+    double worst = 0;
+    for (int k = 0; k < want->n; k++) {
+        const float *x = want->array[k]; // (n)
+        size_t n = want->size[k];
+        double largest = 0.1;
+        for (size_t i = 0; i < n; i++) largest = fmax(largest, fabs(x[i]));
+        worst = larger_error(worst, largest_difference(got->array[k], x, n) / largest);
+    }
+    return worst;
+}
+
+// ---- the cases ----------------------------------------------------------------------------------
+
+typedef struct { // the sizes of case i; a kind of function uses some of them
+    size_t i, n, in, out, C;
+    size_t B, T, past, H, KV, D;
+} Case;
+
+// Three sizes of a matrix product: 1; no multiple of any block; more than a block of M, N or K; and
+// row counts around THIN. Each comes in all three rotations, with and without `add`.
+static Case linear_case(size_t i) {
+    static const size_t size[][3] = {
+        {1, 1, 1}, {3, 50, 7}, {7, 33, 300}, {8, 64, 1}, {13, 17, 19}, {97, 70, 513},
+        {47, 48, 1601}, {49, 1000, 40}, {THIN - 1, 65, 33}, {THIN, 64, 32}, {THIN + 1, 63, 31}};
+    const size_t *s = size[i / 6]; // (3)
+    return (Case){.i = i, .n = s[i % 3], .out = s[(i + 1) % 3], .in = s[(i + 2) % 3]};
+}
+enum { linear_cases = 11 * 6 };
+
+// n rows of C numbers. Loops use several threads above 100 rows or 10000 numbers; C includes whole
+// vectors and what remains after them.
+static Case row_case(size_t i) {
+    static const size_t rows[] = {1, 5, 16, 100, 101, 260}, width[] = {2, 7, 16, 64, 97, 130};
+    return (Case){.i = i, .n = rows[i % 6], .C = width[i / 6]};
+}
+enum { row_cases = 36 };
+
+// Groups of 1, 2, 3 and 5 query heads; fewer and more queries than a tile has; an empty cache, and
+// one that is longer than a tile.
+static Case attention_case(size_t i) {
+    static const size_t group[] = {1, 2, 3, 5}, queries[] = {1, 5, 64, TILE + 3};
+    static const size_t past[] = {0, 1, 7, TILE + 2}, width[] = {2, 6, 8, 20};
+    size_t KV = 1 + i / 8 % 2;
+    return (Case){.i = i, .B = 1 + i % 3, .T = queries[i / 4 % 4], .past = past[i / 16],
+                  .H = KV * group[i % 4], .KV = KV, .D = width[i / 2 % 4]};
+}
+enum { attention_cases = 64 };
+
+// n numbers without a shape, among them one less and one more than a piece of sum_of_squares().
+static Case flat_case(size_t i) {
+    static const size_t size[] = {1, 7, 64, 4095, 4096, 4097, 10001, 30000};
+    return (Case){.i = i, .n = size[i / 2]};
+}
+enum { flat_cases = 16 };
+
+// ---- one call of each function -----------------------------------------------------------------
+
+// From table `o`, with the sizes of case c, on new arrays in a. Where the model lets a result be
+// written over an input, every second case does so too.
+
+static void call_linear_forward(const Ops *o, Case c, Arrays *a) {
+    float *y = numbers(a, c.n * c.out), *x = numbers(a, c.n * c.in), *w = numbers(a, c.out * c.in);
+    o->linear_forward(y, x, w, c.n, c.in, c.out, c.i % 2);
+}
+
+static void call_linear_backward(const Ops *o, Case c, Arrays *a) {
+    float *dx = numbers(a, c.n * c.in), *dw = numbers(a, c.out * c.in);
+    float *dy = numbers(a, c.n * c.out), *x = numbers(a, c.n * c.in);
+    float *w = numbers(a, c.out * c.in);
+    o->linear_backward(dx, dw, dy, x, w, c.n, c.in, c.out, c.i % 2);
+}
+
+static void call_rmsnorm_forward(const Ops *o, Case c, Arrays *a) {
+    float *y = numbers(a, c.n * c.C), *rstd = numbers(a, c.n);
+    float *x = numbers(a, c.n * c.C), *w = numbers(a, c.C);
+    o->rmsnorm_forward(y, rstd, x, w, c.n, c.C, 1e-5);
+}
+
+static void call_rmsnorm_backward(const Ops *o, Case c, Arrays *a) {
+    float *y = numbers(a, c.n * c.C), *rstd = numbers(a, c.n);
+    float *x = numbers(a, c.n * c.C), *w = numbers(a, c.C);
+    float *dx = numbers(a, c.n * c.C), *dw = numbers(a, c.C), *dy = numbers(a, c.n * c.C);
+    plain.rmsnorm_forward(y, rstd, x, w, c.n, c.C, 1e-5);
+    o->rmsnorm_backward(dx, dw, dy, x, w, rstd, c.n, c.C);
+}
+
+static void call_rope(const Ops *o, Case c, Arrays *a) {
+    float *x = numbers(a, c.B * c.T * c.H * c.D);
+    float *cosine = numbers(a, c.T * c.D / 2), *sine = numbers(a, c.T * c.D / 2);
+    o->rope(x, cosine, sine, c.i / 16 % 2 ? 1 : -1, c.B, c.T, c.H, c.D);
+}
+
+static void call_attention_forward(const Ops *o, Case c, Arrays *a) {
+    size_t heads = c.B * c.T * c.H, keys = c.B * (c.past + c.T) * c.KV;
+    double scale = c.past + c.T > 1 ? 2 : 50; // of a single key even e^-500 becomes p = 1
+    float *out = numbers(a, heads * c.D), *lse = numbers(a, heads);
+    float *q = scaled_numbers(a, heads * c.D, scale), *k = scaled_numbers(a, keys * c.D, scale);
+    float *v = numbers(a, keys * c.D);
+    o->attention_forward(out, lse, q, k, v, c.B, c.T, c.past, c.H, c.KV, c.D);
+}
+
+static void call_attention_backward(const Ops *o, Case c, Arrays *a) {
+    size_t heads = c.B * c.T * c.H, keys = c.B * c.T * c.KV; // in training there is no past
+    float *q = scaled_numbers(a, heads * c.D, 2), *k = scaled_numbers(a, keys * c.D, 2);
+    float *v = numbers(a, keys * c.D), *dq = numbers(a, heads * c.D);
+    float *dk = numbers(a, keys * c.D), *dv = numbers(a, keys * c.D);
+    float *dout = numbers(a, heads * c.D), *out = numbers(a, heads * c.D), *lse = numbers(a, heads);
+    plain.attention_forward(out, lse, q, k, v, c.B, c.T, 0, c.H, c.KV, c.D);
+    o->attention_backward(dq, dk, dv, dout, out, lse, q, k, v, c.B, c.T, c.H, c.KV, c.D);
+}
+
+static void call_swiglu_forward(const Ops *o, Case c, Arrays *a) {
+    float *gate = scaled_numbers(a, c.n, c.i % 2 ? 3 : 200); // e^200 is infinite in float
+    float *h = numbers(a, c.n), *up = numbers(a, c.n);
+    o->swiglu_forward(h, gate, up, c.n);
+}
+
+static void call_swiglu_backward(const Ops *o, Case c, Arrays *a) {
+    float *gate = scaled_numbers(a, c.n, c.i % 2 ? 3 : 200), *up = numbers(a, c.n);
+    float *dgate = numbers(a, c.n), *dh = numbers(a, c.n);
+    float *dup = c.i / 2 % 2 ? dh : numbers(a, c.n);
+    o->swiglu_backward(dgate, dup, dh, gate, up, c.n);
+}
+
+// Rows of logits. In half of the cases all are `below` 0 by so much that e^x is 0: only a function
+// that subtracts the true maximum of a row can work with them. (A logp is a small difference of two
+// large numbers. In float its digits would be lost at -20000, so there it is called with 200.)
+static float *logits_numbers(Arrays *a, Case c, double scale, double below) {
+    float *x = scaled_numbers(a, c.n * c.C, scale);
+    for (size_t i = 0; i < c.n * c.C && c.i >= row_cases / 2; i++) x[i] -= below;
+    return x;
+}
+
+static void call_softmax_forward(const Ops *o, Case c, Arrays *a) {
+    float *x = logits_numbers(a, c, 30, 20000);
+    float *p = c.i / 6 % 2 ? x : numbers(a, c.n * c.C);
+    o->softmax_forward(p, x, c.n, c.C);
+}
+
+// 1, 2 or 3 copies of each of n tokens, in permuted rows (1009 is prime, and more than all copies).
+// Without weights, combine_forward() is the backward pass of gather_forward().
+static void call_combine_forward(const Ops *o, Case c, Arrays *a) {
+    size_t K = 1 + c.i / 6 % 3, copies = c.n * K;
+    float *out = numbers(a, c.n * c.C), *y = numbers(a, copies * c.C);
+    float *weight = c.i < row_cases / 2 ? numbers(a, copies) : NULL;
+    int *row = whole_numbers(a, copies, 1);
+    for (size_t i = 0; i < copies; i++) row[i] = (int)(i * 1009 % copies);
+    o->combine_forward(out, y, weight, row, c.n, K, c.C);
+}
+
+static void call_combine_backward(const Ops *o, Case c, Arrays *a) {
+    size_t K = 1 + c.i / 6 % 3, copies = c.n * K;
+    float *dy = numbers(a, copies * c.C), *dweight = numbers(a, copies);
+    float *dout = numbers(a, c.n * c.C), *y = numbers(a, copies * c.C);
+    float *weight = numbers(a, copies);
+    int *row = whole_numbers(a, copies, 1);
+    for (size_t i = 0; i < copies; i++) row[i] = (int)(i * 1009 % copies);
+    o->combine_backward(dy, dweight, dout, y, weight, row, c.n, K, c.C);
+}
+
+static void call_logp_forward(const Ops *o, Case c, Arrays *a) {
+    float *logp = numbers(a, c.n), *lse = numbers(a, c.n);
+    float *logits = logits_numbers(a, c, 10, PRECISE ? 20000 : 200);
+    o->logp_forward(logp, lse, logits, whole_numbers(a, c.n, c.C), c.n, c.C);
+}
+
+static void call_logp_backward(const Ops *o, Case c, Arrays *a) {
+    float *logits = logits_numbers(a, c, 10, 0);
+    float *lse = numbers(a, c.n), *logp = numbers(a, c.n), *dlogp = numbers(a, c.n);
+    float *dlogits = c.i / 6 % 2 ? logits : numbers(a, c.n * c.C);
+    int *target = whole_numbers(a, c.n, c.C);
+    plain.logp_forward(logp, lse, logits, target, c.n, c.C);
+    o->logp_backward(dlogits, dlogp, lse, logits, target, c.n, c.C);
+}
+
+static void call_sum_of_squares(const Ops *o, Case c, Arrays *a) {
+    float *sum = numbers(a, 1);
+    *sum = o->sum_of_squares(numbers(a, c.n), c.n);
+}
+
+static void call_adamw_update(const Ops *o, Case c, Arrays *a) {
+    AdamW adamw = {1e-2, 0.9, 0.95, 1e-8, 0.1, 1, c.i % 2 ? 1 : 1000};
+    float *w = numbers(a, c.n), *g = numbers(a, c.n), *m = numbers(a, c.n), *v = numbers(a, c.n);
+    for (size_t i = 0; i < c.n; i++) v[i] *= v[i]; // a mean of squares
+    for (size_t i = 0; i < c.n; i += 5) g[i] = m[i] = v[i] = 0; // of an expert without tokens
+    o->adamw_update(w, g, m, v, c.n, &adamw, c.i / 2 % 2 ? adamw.weight_decay : 0, 0.5);
+}
+
+// ---- all pairs ----------------------------------------------------------------------------------
+
+static const struct {
+    const char *name;
+    void (*call)(const Ops *o, Case c, Arrays *a);
+    Case (*case_at)(size_t i);
+    size_t cases;
+} pair_checks[] = {
+#define PAIR(function, kind) {#function, call_##function, kind##_case, kind##_cases}
+    PAIR(linear_forward, linear), PAIR(linear_backward, linear),
+    PAIR(rmsnorm_forward, row), PAIR(rmsnorm_backward, row),
+    PAIR(rope, attention), PAIR(attention_forward, attention), PAIR(attention_backward, attention),
+    PAIR(swiglu_forward, flat), PAIR(swiglu_backward, flat),
+    PAIR(softmax_forward, row),
+    PAIR(combine_forward, row), PAIR(combine_backward, row),
+    PAIR(logp_forward, row), PAIR(logp_backward, row),
+    PAIR(sum_of_squares, flat), PAIR(adamw_update, flat),
+#undef PAIR
+};
+enum { PAIR_CHECKS = sizeof pair_checks / sizeof *pair_checks };
+
+// A new function of struct Ops does not compile until it has a line above. The last three members
+// are for packed weights, have no definition, and are checked in section 5.
+_Static_assert(PAIR_CHECKS + 3 == sizeof(Ops) / sizeof(void (*)(void)),
+               "pair_checks[] lacks a function of struct Ops");
+
+// One line for each pair: the largest error of all its cases.
+static void check_pairs(void) {
+    for (int p = 0; p < PAIR_CHECKS; p++) {
+        double worst = 0;
+        for (size_t i = 0; i < pair_checks[p].cases; i++) {
+            Arrays want = {.n = 0}, got = {.n = 0};
+            pair_checks[p].call(&plain, pair_checks[p].case_at(i), &want);
+            pair_checks[p].call(&fast, pair_checks[p].case_at(i), &got);
+            worst = larger_error(worst, arrays_error(&want, &got));
+            release();
+        }
+        check_error(worst, PRECISE ? 1e-13 : 5e-6, "%s, fast and plain", pair_checks[p].name);
+    }
+}
+
+// fast_exp and fast_sqrt have no definition in the book: they replace functions of libm, over the
+// whole range of a float.
+static void check_exponentials(void) {
+    double worst = 0;
+    for (double x = -87; x < 88; x += 0.0137)
+        worst = larger_error(worst, fabs(fast_exp((float)x) / exp((float)x) - 1));
+    check_error(worst, 2e-7, "e^x against libm");
+
+    // At these ends the results are 0, denormal or infinite.
+    static const float edge[] = {-INFINITY, -200, -104, -100, -90, 0, 88, 89, 200, INFINITY};
+    worst = isnan(fast_exp(NAN)) ? 0 : INFINITY;
+    for (size_t i = 0; i < sizeof edge / sizeof *edge; i++) {
+        float got = fast_exp(edge[i]), want = expf(edge[i]);
+        if (got != want) worst = larger_error(worst, fabs(got - want) / (want + FLT_MIN));
+    }
+    check_error(worst, 3e-7, "e^x at the ends of its range, and of NaN");
+
+    worst = fast_sqrt(0);
+    for (double x = 1e-37; x < 1e37; x *= 1.0137)
+        worst = larger_error(worst, fabs(fast_sqrt((float)x) / sqrt((float)x) - 1));
+    check_error(worst, 3e-7, "square root against libm");
+}
+
+// =================================================================================================
+// 4. Decoding
+//
+// A chat computes the same logits as training, but in other portions: a prompt in passes, then
+// token by token, with k and v of the past from the cache, and many sequences at once.
+// =================================================================================================
+
+// Wide enough that the order of additions in a product can differ. (With 8 numbers it cannot.)
+static const char *const wide = "hidden_size=72 head_dim=18 intermediate_size=100";
+
+// The KV cache against the full forward pass, which sees all tokens at once. Two sequences of
+// different lengths share each step. Their slots are exchanged, and the longer prompt needs two
+// passes.
+static void check_decoding(const Variant *v) {
+    enum { T = 9, PASS_ROWS = 3 };
+    Model *model = small_model(v, wide);
+    Acts *full = acts_new(model, TRAINING, 2 * T, 0, 0);
+    Acts *cached = acts_new(model, INFERENCE, PASS_ROWS, 2, T);
+    int ids[2 * T], target[2 * T] = {0};    // (2, T); every row has a target and so gets logits
+    int slot[2] = {1, 0}, past[2] = {4, 2}; // past: at first the lengths of the prompts
+    double worst = 0;
+    for (int i = 0; i < 2 * T; i++) ids[i] = (int)(splitmix64(i) % model->V);
+    logp_of(model, full, ids, target, NULL, 2, T);
+    for (int b = 0; b < 2; b++) prefill(model, cached, ids + b * T, past[b], 0, slot[b]);
+
+    while (past[1] < T) {
+        int first = past[0] == T; // 1: sequence 0 is complete, sequence 1 goes on alone
+        int next[2] = {ids[first ? 0 : past[0]], ids[T + past[1]]};
+        decode_step(model, cached, next + first, 2 - first, past + first, slot + first);
+        for (int b = first; b < 2; b++) {
+            const float *want = full->logits + (b * T + past[b]) * model->V; // (V)
+            const float *got = cached->logits + (b - first) * model->V;      // (V)
+            worst = larger_error(worst, largest_difference(got, want, model->V));
+            past[b]++;
+        }
+    }
+    check_error(worst, 1e-5, "%s: logits token by token", v->name);
+    acts_free(full);
+    acts_free(cached);
+    model_free(model);
+}
+
+enum { TOGETHER = 64 }; // sequences that eval and GRPO decode at once
+
+// The largest difference between the logits of a step that all sequences take together and those
+// of each sequence alone. The step feeds the last token of each answer; the cache has the others.
+static double together_error(const Model *model, Acts *a, const Answer *answer) {
+    size_t V = model->V;
+    int next[TOGETHER], past[TOGETHER], slot[TOGETHER];
+    float *together = borrow(TOGETHER * V, sizeof *together); // (TOGETHER, V)
+    double worst = 0;
+    for (int i = 0; i < TOGETHER; i++) {
+        past[i] = (int)answer[i].ids.n - 1;
+        next[i] = answer[i].ids.id[past[i]];
+        slot[i] = i;
+    }
+    decode_step(model, a, next, TOGETHER, past, slot);
+    memcpy(together, a->logits, TOGETHER * V * sizeof *together);
+
+    for (size_t i = 0; i < TOGETHER; i++) {
+        decode_step(model, a, &next[i], 1, &past[i], &slot[i]);
+        worst = larger_error(worst, largest_difference(a->logits, together + i * V, V));
+    }
+    release();
+    return worst;
+}
+
+// Greedy answers that are drawn together are the same as those drawn alone. Prompts have 3 to 5
+// tokens. Each occurs twice: complete() copies the cache of the first to the second.
+static void check_drawing(const Variant *v) {
+    enum { LONGEST_PROMPT = 5, NEW_TOKENS = 6 };
+    Model *model = small_model(v, wide);
+    Acts *a = acts_new(model, INFERENCE, TOGETHER, TOGETHER, LONGEST_PROMPT + NEW_TOKENS);
+    Tokenizer tok = {.vocab_size = (int)model->V, .eos = -1};
+    Sampling greedy = {.top_p = 1, .repetition_penalty = 1, .max_new_tokens = NEW_TOKENS};
+    Answer answer[TOGETHER] = {{{0}, 0, false}};
+    for (int i = 0; i < TOGETHER; i++)
+        for (int t = 0; t < LONGEST_PROMPT - i / 2 % 3; t++)
+            ids_push(&answer[i].ids, (int)(splitmix64(i / 2 * 100 + t) % model->V));
+    complete(model, a, &tok, answer, TOGETHER, &greedy, NULL);
+    double error = together_error(model, a, answer);
+
+    int wrong = 0;
+    for (int i = 0; i < TOGETHER; i++) {
+        const Ids *ids = &answer[i].ids;
+        Answer alone = {ids_copy(&(Ids){ids->id, answer[i].prompt, 0}), 0, false};
+        complete(model, a, &tok, &alone, 1, &greedy, NULL);
+        wrong += alone.ids.n != ids->n || memcmp(alone.ids.id, ids->id, ids->n * sizeof *ids->id);
+        free(alone.ids.id);
+    }
+    check_error(wrong, 0, "%s: %d answers drawn together", v->name, TOGETHER);
+    check_error(error, 1e-5, "%s: logits of %d together", v->name, TOGETHER);
+    for (int i = 0; i < TOGETHER; i++) free(answer[i].ids.id);
+    acts_free(a);
+    model_free(model);
+}
+
+// =================================================================================================
+// 5. Packed weights
+//
+// bf16 keeps 8 significant bits, so rounding changes a number by at most 1/256 of itself. int8 has
+// 127 steps up to the largest number of a block; rounding moves a number by at most half a step,
+// 1/254 of the largest.
+// =================================================================================================
+
+// What the rounding of x[i] is relative to: the largest number of its block, or with bf16 itself.
+static float largest_in_block(const float *x, size_t i, int bits) {
+    size_t size = bits == 8 ? INT8_BLOCK : 1, first = i / size * size;
+    float most = 0;
+    for (size_t k = first; k < first + size; k++) most = fmaxf(most, fabsf(x[k]));
+    return most;
+}
+
+// Weights that were packed and unpacked differ by no more than their rounding. The product with
+// packed weights equals the product with the unpacked ones. One row, a few rows and more than THIN
+// rows take different ways through packed_linear().
+static void check_packing(int bits) {
+    enum { OUT = 101, IN = 3 * INT8_BLOCK, MOST_ROWS = THIN + 2 };
+    static const size_t row_count[] = {1, 3, MOST_ROWS};
+    const char *kind = bits == 16 ? "bf16" : "int8";
+    Model model = {.tensor = &(Tensor){.rows = OUT, .cols = IN, .std = 1}, .n_tensors = 1};
+    Arrays a = {.n = 0};
+    float *w = scaled_numbers(&a, OUT * IN, 1.7), *back = numbers(&a, OUT * IN);
+    float *x = scaled_numbers(&a, MOST_ROWS * IN, 1.7);
+    float *want = numbers(&a, MOST_ROWS * OUT), *got = numbers(&a, MOST_ROWS * OUT);
+    double rounding = 0, product = 0;
+    model_allocate(&model, false, bits);
+    fast.pack_tensor(model.tensor, w);
+    for (size_t o = 0; o < OUT; o++) fast.unpack_row(back + o * IN, model.tensor, o);
+    for (size_t i = 0; i < OUT * IN; i++)
+        rounding = larger_error(rounding, fabs(back[i] - w[i]) / largest_in_block(w, i, bits));
+    check_error(rounding, bits == 16 ? 1.0 / 256 : 1.0 / 253, "%s weights", kind);
+
+    for (int i = 0; i < 6; i++) {
+        size_t n = row_count[i / 2];
+        memcpy(got, want, n * OUT * sizeof *got); // odd i: the product is added to these
+        plain.linear_forward(want, x, back, n, IN, OUT, i % 2);
+        fast.packed_linear(got, x, model.tensor, n, i % 2);
+        product = larger_error(product, largest_difference(got, want, n * OUT));
+    }
+    check_error(product, 1e-4, "a product with %s", kind);
+    free(model.block[0]);
+    release();
+}
+
+// =================================================================================================
+// 6. Golden files
+//
+// Numbers from another implementation, in another language: if both agree, they can only share an
+// error of understanding. A file holds a configuration, inputs and results. It needs no weights,
+// since these are random numbers that follow from the names of the tensors. Every record has to be
+// used: a key that nothing checks counts as a failure.
+//
+// A matrix of weights is too large to be listed. The file has its l2 norm, its first four numbers,
+// and its "probe", the sum of its numbers times random ones: that changes if two of them are
+// exchanged, which the norm does not notice.
+// =================================================================================================
+
+typedef struct { // one line: a key, often a row number or a name, and numbers
+    char **field; // (n)
+    int n;
+    bool used;
+} Record;
+
+typedef struct { // a file, and what is computed for it
+    const char *path;
+    char *text;     // of the whole file; the fields point into it
+    Record *record; // (n)
+    int n;
+    Model *model, *reference; // reference: of DPO and GRPO, else NULL
+    Acts *acts;
+    Batch batch;
+    double gap; // the smallest so far, see smallest_gap()
+} Golden;
+
+// Splits a file into records. Lines that begin with '#' are comments.
+static Golden golden_read(const char *path) {
+    Golden g = {.path = path, .text = read_file(path, &(size_t){0}), .gap = INFINITY};
+    char *next;
+    for (char *line = g.text; line && *line; line = next) {
+        next = strchr(line, '\n');
+        if (next) *next++ = 0;
+        if (*line == '#') continue;
+
+        Record r = {0};
+        for (char *s = strtok(line, "\t \r"); s; s = strtok(NULL, "\t \r")) {
+            r.field = xrealloc(r.field, r.n + 1, sizeof *r.field);
+            r.field[r.n++] = s;
+        }
+        if (!r.n) continue;
+        g.record = xrealloc(g.record, g.n + 1, sizeof *g.record);
+        g.record[g.n++] = r;
+    }
+    return g;
+}
+
+static void golden_free(Golden *g) {
+    for (int i = 0; i < g->n; i++) free(g->record[i].field);
+    free(g->record);
+    free(g->text);
+    if (g->reference) model_free(g->reference);
+    if (g->model) {
+        acts_free(g->acts);
+        batch_free(&g->batch);
+        model_free(g->model);
+    }
+    release();
+}
+
+// The next record after `after` (NULL: from the start) with this key and, if not NULL, this second
+// field; NULL if there is none.
+static Record *golden_next(Golden *g, Record *after, const char *key, const char *second) {
+    for (Record *r = after ? after + 1 : g->record; r < g->record + g->n; r++)
+        if (!strcmp(r->field[0], key) && (!second || (r->n > 1 && !strcmp(r->field[1], second)))) {
+            r->used = true;
+            return r;
+        }
+    return NULL;
+}
+
+// The record of a key and, if not negative, a row number; NULL if there is none.
+static Record *golden_row(Golden *g, const char *key, int row) {
+    char number[12];
+    snprintf(number, sizeof number, "%d", row);
+    return golden_next(g, NULL, key, row < 0 ? NULL : number);
+}
+
+// Field i of a record; exits if either is missing.
+static const char *golden_field(const Golden *g, const Record *r, size_t i) {
+    if (!r || i >= (size_t)r->n)
+        die("%s: field %zu of %s is missing", g->path, i, r ? r->field[0] : "a record");
+    return r->field[i];
+}
+
+static double golden_number(const Golden *g, const Record *r, size_t i) {
+    const char *field = golden_field(g, r, i);
+    char *end;
+    double value = strtod(field, &end);
+    if (end == field || *end)
+        die("%s: %s: field %zu is %s, not a number", g->path, r->field[0], i, field);
+    return value;
+}
+
+// A whole number from least to most.
+static int golden_int(const Golden *g, const Record *r, size_t i, int least, int most) {
+    double value = golden_number(g, r, i);
+    if (!(value >= least && value <= most) || value != floor(value))
+        die("%s: %s: field %zu is %g; allowed is a whole number from %d to %d", g->path,
+            r->field[0], i, value, least, most);
+    return (int)value;
+}
+
+// The value of a key that the file must have.
+static const char *golden_string(Golden *g, const char *key) {
+    Record *r = golden_next(g, NULL, key, NULL);
+    if (!r) die("%s: %s is missing", g->path, key);
+    return golden_field(g, r, 1);
+}
+
+static double golden_value(Golden *g, const char *key) {
+    golden_string(g, key); // exits if it is missing
+    return golden_number(g, golden_next(g, NULL, key, NULL), 1);
+}
+
+// Compares n numbers with the fields of r from `first` on: the largest error, relative to `scale`
+// (0: to each number itself), against the limit.
+static void golden_compare(const Golden *g, const Record *r, int first, const double *got, size_t n,
+                           double scale, double limit) {
+    double worst = 0;
+    char what[200] = "";
+    for (int i = 0; i < first && strlen(what) < 100; i++)
+        snprintf(what + strlen(what), 80, "%s%s", i ? " " : "", r->field[i]);
+
+    for (size_t i = 0; i < n; i++) {
+        double want = golden_number(g, r, first + i), unit = scale;
+        if (scale == 0) unit = want != 0 ? fabs(want) : 1;
+        worst = larger_error(worst, fabs(got[i] - want) / unit);
+    }
+    check_error(worst, limit, "%s", what);
+}
+
+// The same for a key and, if not negative, a row number. Not every file has every key.
+static void golden_check(Golden *g, const char *key, int row, const double *got, size_t n,
+                         double scale, double limit) {
+    Record *r = golden_row(g, key, row);
+    if (r) golden_compare(g, r, row < 0 ? 1 : 2, got, n, scale, limit);
+}
+
+// The same for a single number.
+static void golden_scalar(Golden *g, const char *key, double got, double scale, double limit) {
+    golden_check(g, key, -1, &got, 1, scale, limit);
+}
+
+// ---- models and batches -------------------------------------------------------------------------
+
+// Most keys of the configuration are those of config.json, and are found in the table of fields.
+static Config golden_config(Golden *g) {
+    Config c = config_preset("minimind3");
+    for (Record *r = g->record; r < g->record + g->n; r++) {
+        const Field *f = config_find(r->field[0]);
+        if (!f || r->n < 2) continue;
+        config_set(&c, f, golden_number(g, r, 1), g->path);
+        r->used = true;
+    }
+    c.router_aux_loss_coef = golden_value(g, "aux_coef");
+    c.seq_aux = !strcmp(golden_string(g, "aux_kind"), "seq");
+    golden_next(g, NULL, "data_tag", NULL); // says where the ids come from
+    config_complete(&c, g->path);
+    return c;
+}
+
+// A random number in [-1, 1) that is an exact float; section 2 of notes/golden/README.md.
+static float signed_unit(uint64_t stream, uint64_t i) {
+    float u = (float)(splitmix64(stream + i) >> 40) * 0x1p-24f;
+    return 2.0f * u - 1.0f;
+}
+
+// The tag, "-" for none, is appended to all names: it makes other weights for another model.
+static void golden_weights(Model *model, const char *tag) {
+    for (Tensor *t = model->tensor; t < model->tensor + model->n_tensors; t++) {
+        char name[160];
+        snprintf(name, sizeof name, "%s%s", t->name, strcmp(tag, "-") ? tag : "");
+        uint64_t stream = fnv1a64(name);
+        for (size_t i = 0; i < tensor_size(t); i++) t->weight[i] = signed_unit(stream, i) * 0.1f;
+        // In a loop of its own: a fused multiply-add would round once instead of twice.
+        for (size_t i = 0; i < tensor_size(t) && !is_matrix(t); i++) t->weight[i] += 1;
+    }
+}
+
+static Model *golden_model(Golden *g, const char *tag_key) {
+    Model *model = model_new(golden_config(g));
+    model_allocate(model, true, 32);
+    golden_weights(model, golden_string(g, tag_key));
+    return model;
+}
+
+// DPO's files have all chosen answers first and then all rejected ones; the book has them in pairs.
+// The number in the file of row `row` of the batch.
+static int file_row(Golden *g, size_t row, size_t rows) {
+    bool pairs = golden_next(g, NULL, "loss_dpo", NULL);
+    return (int)(pairs ? row % 2 * (rows / 2) + row / 2 : row);
+}
+
+// Reads a matrix of whole numbers, one record per row, into x (rows, cols).
+static void golden_ints(Golden *g, int *x, const char *key, size_t rows, size_t cols, int least,
+                        int most) {
+    for (size_t i = 0; i < rows * cols; i++)
+        x[i] = golden_int(g, golden_row(g, key, file_row(g, i / cols, rows)), i % cols + 2, least,
+                          most);
+}
+
+// The model or models of the file, and a batch with `rows` rows of its ids, without targets yet.
+static void golden_load(Golden *g, const char *ids_key, size_t rows) {
+    size_t T = golden_value(g, "seq");
+    g->model = golden_model(g, "weight_tag");
+    if (golden_next(g, NULL, "ref_weight_tag", NULL))
+        g->reference = golden_model(g, "ref_weight_tag");
+    g->acts = acts_new(g->model, TRAINING, rows * T, 0, 0);
+    g->batch = batch_new(rows, T);
+    g->batch.rows = rows;
+    g->batch.T = T;
+    golden_ints(g, g->batch.ids, ids_key, rows, T, 0, (int)g->model->V - 1);
+    for (size_t row = 0; row < rows; row++) g->batch.length[row] = (int)T;
+}
+
+// Position t of a row predicts the label of t + 1, unless that is negative. labels (rows, T).
+static void set_targets(Batch *b, const int *labels) {
+    b->n_targets = 0;
+    for (size_t i = 0; i < b->rows * b->T; i++) {
+        b->target[i] = i % b->T < b->T - 1 && labels[i + 1] >= 0 ? labels[i + 1] : -1;
+        b->n_targets += b->target[i] >= 0;
+    }
+}
+
+// ---- weights, gradients, activations ------------------------------------------------------------
+
+// Six numbers that represent n: l2, probe, and the first four.
+static void digest(double v[6], const char *name, const float *x, size_t n) {
+    char probe[120];
+    snprintf(probe, sizeof probe, "%s#probe", name);
+    uint64_t stream = fnv1a64(probe);
+    for (size_t i = 0; i < 6; i++) v[i] = 0;
+    for (size_t i = 0; i < n; i++) {
+        v[0] += (double)x[i] * x[i];
+        v[1] += (double)x[i] * signed_unit(stream, i);
+        if (i < 4) v[2 + i] = x[i];
+    }
+    v[0] = sqrt(v[0]);
+}
+
+// One digest record per tensor: its weights are in "param", its gradients in "grad", and its
+// weights after N steps in "param_stepN".
+static void golden_tensors(Golden *g, const char *key) {
+    bool gradients = !strcmp(key, "grad"), exact = !strcmp(key, "param");
+    for (Record *r = NULL; (r = golden_next(g, r, key, NULL));) {
+        const Tensor *t = g->model->tensor, *end = t + g->model->n_tensors;
+        while (t < end && strcmp(t->name, golden_field(g, r, 1))) t++;
+        if (t == end) die("%s: %s: there is no tensor %s", g->path, key, r->field[1]);
+
+        double v[6], limit = gradients ? 1e-4 : 4e-5;
+        if (gradients && g->model->K == 1 && strstr(t->name, "mlp.gate.weight")) limit = 5e-4;
+        digest(v, t->name, gradients ? t->grad : t->weight, tensor_size(t));
+        if (!exact) golden_compare(g, r, 3, v, 6, fabs(golden_number(g, r, 3)), limit);
+        if (!exact) continue;
+        golden_compare(g, r, 4, v, 2, fabs(golden_number(g, r, 4)), 1e-6); // sums of exact numbers
+        golden_compare(g, r, 6, v + 2, 4, 1, 1e-7);
+    }
+}
+
+// An activation with rows of `width` numbers: its l2, and the first four of the last row. `minus`
+// is subtracted if not NULL: what a block adds to the residual stream is not stored by itself.
+static void golden_act(Golden *g, const char *layer, const char *what, const float *x,
+                       const float *minus, size_t width) {
+    char name[60];
+    snprintf(name, sizeof name, "%s%s", layer, what);
+    Record *r = golden_next(g, NULL, "act", name);
+    if (!r) return;
+    size_t n = g->acts->N * width, last = n - width;
+    double v[5] = {0};
+    for (size_t i = 0; i < n; i++) v[0] += pow(x[i] - (minus ? minus[i] : 0), 2);
+    v[0] = sqrt(v[0]);
+    for (size_t i = 0; i < 4; i++) v[1 + i] = x[last + i] - (minus ? minus[last + i] : 0);
+    golden_compare(g, r, 2, v, 1, v[0] + 1e-30, 1e-5);
+    golden_compare(g, r, 3, v + 1, 4, 1, 2e-5);
+}
+
+// All activations that the file knows, layer by layer.
+static void golden_acts(Golden *g) {
+    const Model *model = g->model;
+    size_t C = model->C;
+    golden_act(g, "", "embed", g->acts->layer[0].x, NULL, C);
+    for (size_t l = 0; l < model->L; l++) {
+        const LayerActs *act = &g->acts->layer[l];
+        const float *x_out = g->acts->layer[l + 1].x; // (N, C)
+        char layer[30];
+        snprintf(layer, sizeof layer, "layer%zu.", l);
+        golden_act(g, layer, "attn_norm", act->norm1, NULL, C);
+        golden_act(g, layer, "q_rot", act->q, NULL, model->H * model->D);
+        golden_act(g, layer, "k_rot", act->k, NULL, model->KV * model->D);
+        golden_act(g, layer, "attn_out", act->x_mid, act->x, C);
+        golden_act(g, layer, "mlp_norm", act->norm2, NULL, C);
+        golden_act(g, layer, "mlp_out", x_out, act->x_mid, C);
+        golden_act(g, layer, "out", x_out, NULL, C);
+    }
+    golden_act(g, "", "final_norm", g->acts->final_norm, NULL, C);
+}
+
+// The smallest distance, over all layers and tokens, between the last expert that is chosen and the
+// first that is not. Near 0, rounding could change a choice.
+static double smallest_gap(const Model *model, const Acts *a) {
+    size_t E = model->E, K = model->K;
+    double gap = INFINITY;
+    for (size_t i = 0; i < model->L * a->N * E; i++) { // layer, token, expert
+        const Routing *r = &a->layer[i / E / a->N].route;
+        size_t n = i / E % a->N;
+        bool skip = (int)(n % a->T) >= a->length[n / a->T]; // padding
+        for (size_t k = 0; k < K; k++) skip |= r->choice[n * K + k] == (int)(i % E);
+        if (skip) continue;
+        double last_chosen = r->prob[n * E + r->choice[n * K + K - 1]];
+        gap = fmin(gap, last_chosen - r->prob[n * E + i % E]);
+    }
+    return gap;
+}
+
+// How the router of each layer has decided.
+static void golden_router(Golden *g) {
+    const Acts *a = g->acts;
+    size_t E = g->model->E, K = g->model->K, N = a->N;
+    for (size_t l = 0; l < g->model->L && E; l++) {
+        const Routing *r = &a->layer[l].route;
+        double *count = borrow(E, sizeof(double));         // (E)
+        double *mean = borrow(E, sizeof(double));          // (E)
+        double *last = borrow(E, sizeof(double));          // (E) of the last token
+        double *choice = borrow(a->T * K, sizeof(double)); // (T, K) of the last sequence
+        for (size_t i = 0; i < N * K; i++) count[r->choice[i]]++;
+        for (size_t i = 0; i < N * E; i++) mean[i % E] += r->prob[i] / (double)N;
+        for (size_t e = 0; e < E; e++) last[e] = r->prob[(N - 1) * E + e];
+        for (size_t i = 0; i < a->T * K; i++) choice[i] = r->choice[(N - a->T) * K + i];
+        golden_check(g, "router_counts", (int)l, count, E, 1, 0);
+        golden_check(g, "router_mean_prob", (int)l, mean, E, 1, 2e-5);
+        golden_check(g, "router_choice", (int)l, choice, a->T * K, 1, 0);
+        golden_check(g, "router_prob_last", (int)l, last, E, 1, 2e-5);
+    }
+}
+
+// ---- language models ----------------------------------------------------------------------------
+
+// Greedy generation through the KV cache, with all matrices but the embedding scaled up so that a
+// small random model does not repeat itself. Restores the weights of the file.
+static void golden_generation(Golden *g) {
+    enum { PROMPT = 5, NEW = 16 };
+    Model *model = g->model;
+    double scale = golden_value(g, "gen_matrix_scale");
+    double best[NEW], tokens[NEW], gap = INFINITY;
+    int ids[PROMPT + NEW];
+    Record *prompt = golden_next(g, NULL, "gen_prompt", NULL);
+    for (int i = 0; i < PROMPT; i++) ids[i] = golden_int(g, prompt, 1 + i, 0, (int)model->V - 1);
+    for (Tensor *t = model->tensor; t < model->tensor + model->n_tensors; t++)
+        for (size_t i = 0; is_matrix(t) && t != model->embed && i < tensor_size(t); i++)
+            t->weight[i] *= scale;
+
+    Acts *a = acts_new(model, INFERENCE, PROMPT, 1, PROMPT + NEW);
+    for (int n = 0; n < NEW; n++) {
+        int fed = n ? PROMPT + n - 1 : 0; // tokens in the cache
+        prefill(model, a, ids + fed, n ? 1 : PROMPT, fed, 0);
+        int top = 0;
+        double second = -INFINITY;
+        for (int v = 1; v < (int)model->V; v++) {
+            bool higher = a->logits[v] > a->logits[top];
+            second = fmax(second, a->logits[higher ? top : v]);
+            if (higher) top = v;
+        }
+        best[n] = a->logits[top];
+        tokens[n] = ids[PROMPT + n] = top;
+        gap = fmin(gap, best[n] - second);
+    }
+    acts_free(a);
+    golden_weights(model, golden_string(g, "weight_tag"));
+    golden_check(g, "gen_tokens", -1, tokens, NEW, 1, 0);
+    golden_check(g, "gen_best_logit", -1, best, NEW, 0, 1e-4);
+    golden_scalar(g, "gen_min_logit_gap", gap, 1, 1e-4);
+}
+
+// The logits of all rows; for this each row gets a target, its own id.
+static void golden_logits(Golden *g) {
+    const Batch *b = &g->batch;
+    const float *logits = g->acts->logits; // (N, V)
+    size_t V = g->model->V;
+    logp_of(g->model, g->acts, b->ids, b->ids, b->length, b->rows, b->T);
+    double v[6];
+    digest(v, "logits", logits, g->acts->N * V);
+    Record *r = golden_next(g, NULL, "logits_digest", NULL);
+    if (r) golden_compare(g, r, 1, v, 2, v[0], 1e-5);
+    if (r) golden_compare(g, r, 3, v + 2, 4, 1, 2e-5);
+
+    for (r = NULL; (r = golden_next(g, r, "logit", NULL));) {
+        size_t row = golden_int(g, r, 1, 0, (int)b->rows - 1);
+        size_t t = golden_int(g, r, 2, 0, (int)b->T - 1);
+        double logit = logits[(row * b->T + t) * V + golden_int(g, r, 3, 0, (int)V - 1)];
+        golden_compare(g, r, 4, &logit, 1, 1, 2e-5);
+    }
+}
+
+// The loss of an objective, and the gradients that follow from it.
+static Report golden_objective(Golden *g, Objective *objective, const void *own, const char *key) {
+    Report r = accumulate_gradients(g->model, g->acts, &g->batch, g->batch.rows, objective, own);
+    g->gap = fmin(g->gap, smallest_gap(g->model, g->acts));
+    golden_scalar(g, "router_min_gap", g->gap, 1, 2e-5);
+    golden_scalar(g, key, r.loss, 0, 1e-5);
+    golden_scalar(g, "loss_aux", r.aux_loss, r.aux_loss ? 0 : 1, 1e-5);
+    golden_scalar(g, "loss_total", r.loss + r.aux_loss, 0, 1e-5);
+    golden_tensors(g, "param");
+    golden_tensors(g, "grad");
+    golden_scalar(g, "grad_norm", r.grad_norm, 0, 1e-4);
+    return r;
+}
+
+// One batch forward and backward, generation, and ten optimiser steps.
+static void golden_language_model(Golden *g) {
+    golden_load(g, "input_ids", golden_value(g, "batch"));
+    Batch *b = &g->batch;
+    int *labels = borrow(b->rows * b->T, sizeof *labels); // (rows, T)
+    golden_ints(g, labels, "labels", b->rows, b->T, -100, (int)g->model->V - 1);
+    set_targets(b, labels);
+    golden_scalar(g, "n_targets", b->n_targets, 1, 0);
+    golden_generation(g);
+    golden_logits(g);
+    Report r = golden_objective(g, next_token_loss, NULL, "loss_ce");
+    golden_acts(g);
+    golden_router(g);
+
+    // The reference decays norms too.
+    for (int i = 0; i < g->model->n_tensors; i++) g->model->tensor[i].decay = true;
+    for (int step = 0; step <= 10; step++) {
+        if (step > 0) {
+            char key[24];
+            snprintf(key, sizeof key, "param_step%d", step);
+            AdamW adamw = {1e-3, 0.9, 0.999, 1e-8, 0.01, 1.0, step};
+            adamw_step(g->model, &adamw, r.grad_norm);
+            golden_tensors(g, key);
+            r = accumulate_gradients(g->model, g->acts, b, b->rows, next_token_loss, NULL);
+            g->gap = fmin(g->gap, smallest_gap(g->model, g->acts));
+        }
+        double v[4] = {r.loss + r.aux_loss, r.loss, r.aux_loss, r.grad_norm};
+        golden_check(g, "step", step, v, 4, 0, 2e-5);
+    }
+    golden_scalar(g, "router_min_gap_all_steps", g->gap, 1, 2e-5);
+}
+
+// ---- objectives ---------------------------------------------------------------------------------
+
+// The log-probability of each target of the batch: (rows, T), 0 where there is no target.
+static float *golden_logp(Golden *g, const Model *model) {
+    const Batch *b = &g->batch;
+    float *logp = borrow(b->rows * b->T, sizeof *logp);
+    store_logp(model, g->acts, b, b->rows, logp);
+    g->gap = fmin(g->gap, smallest_gap(model, g->acts));
+    return logp;
+}
+
+// DPO: the sums of both models for each row, the margins of the pairs, and the loss.
+static void golden_preferences(Golden *g) {
+    size_t n = golden_value(g, "batch"), rows = 2 * n;
+    golden_load(g, "ids", rows);
+    Batch *b = &g->batch;
+    size_t N = rows * b->T;
+    int *labels = borrow(N, sizeof *labels); // (rows, T)
+    golden_ints(g, labels, "mask", rows, b->T, 0, 1);
+    for (size_t i = 0; i < N; i++) labels[i] = labels[i] ? b->ids[i] : -1;
+    set_targets(b, labels);
+    for (size_t row = 0; row < rows; row++) b->length[row]--; // the models read one token less
+
+    const float *logp = golden_logp(g, g->model), *ref_logp = golden_logp(g, g->reference);
+    double *own_sum = borrow(rows, sizeof(double)); // (rows) the reference's, as the batch has them
+    double *sum = borrow(rows, sizeof(double));     // (rows) as the file has them, like all below
+    double *ref_sum = borrow(rows, sizeof(double)); // (rows)
+    double *implicit = borrow(rows, sizeof(double)), *margin = borrow(n, sizeof(double));
+    double beta = golden_value(g, "beta"), right = 0;
+    for (size_t i = 0; i < N; i++) {
+        own_sum[i / b->T] += ref_logp[i];
+        sum[file_row(g, i / b->T, rows)] += logp[i];
+        ref_sum[file_row(g, i / b->T, rows)] += ref_logp[i];
+    }
+    for (size_t row = 0; row < rows; row++) implicit[row] = beta * (sum[row] - ref_sum[row]);
+    for (size_t i = 0; i < n; i++) margin[i] = implicit[i] - implicit[n + i];
+    for (size_t i = 0; i < n; i++) right += margin[i] > 0;
+    golden_check(g, "policy_logp_sum", -1, sum, rows, 0, 1e-5);
+    golden_check(g, "ref_logp_sum", -1, ref_sum, rows, 0, 1e-5);
+    golden_check(g, "implicit_reward", -1, implicit, rows, 1, 1e-5);
+    golden_check(g, "margin", -1, margin, n, 1, 1e-5);
+    golden_scalar(g, "accuracy", right / n, 1, 1e-5);
+    golden_objective(g, dpo_loss, &(Preferences){beta, own_sum}, "loss_dpo");
+}
+
+// Compares the completion of one row, token by token; its first token is predicted at position
+// `first`. It ends with its first `eos`: what follows is no target any more. Returns the sum of the
+// kl of its targets.
+static double golden_completion(Golden *g, Policy *p, const float *logp, size_t row, size_t first) {
+    static const char *const key[] = {"completion_mask", "logp", "ref_logp", "kl",
+                                      "per_token_loss"};
+    Batch *b = &g->batch;
+    size_t n = b->T - 1 - first;                  // tokens of the completion
+    double *value = borrow(5 * n, sizeof *value); // (5, n)
+    double kl_sum = 0;
+    bool ended = false, clipped;
+    for (size_t t = 0; t < n; t++) {
+        size_t i = row * b->T + first + t;
+        double dlogp, kl = kl_of(logp[i], p->ref_logp[i]);
+        double cost = (p->cispo ? cispo_token : grpo_token)(
+            logp[i], p->old_logp[i], p->advantage[row], p, &dlogp, &clipped);
+        double of_token[] = {!ended, logp[i], p->ref_logp[i], kl, cost + p->beta * kl};
+        for (int k = 0; k < 5; k++) value[k * n + t] = of_token[k];
+
+        if (ended) b->target[i] = -1;
+        else kl_sum += kl;
+        p->n_row_targets[row] += !ended;
+        ended |= b->ids[i + 1] == golden_value(g, "eos");
+    }
+    b->n_targets += p->n_row_targets[row];
+    for (int k = 0; k < 5; k++)
+        golden_check(g, key[k], (int)row, value + k * n, n, 1, k ? 2e-5 : 0);
+    return kl_sum;
+}
+
+// GRPO and CISPO: the advantages, every token of every completion, and the loss.
+static void golden_policy(Golden *g) {
+    size_t G = golden_value(g, "num_generations"), rows = G * (size_t)golden_value(g, "batch");
+    size_t first = (size_t)golden_value(g, "prompt_len") - 1;
+    golden_load(g, "ids", rows);
+    Batch *b = &g->batch;
+    size_t T = b->T;
+    Policy p = {.beta = golden_value(g, "beta"), .epsilon = golden_value(g, "epsilon"),
+                .epsilon_high = golden_value(g, "epsilon_high"),
+                .cispo = !strcmp(golden_string(g, "loss_type"), "cispo"),
+                .old_logp = borrow(rows * T, sizeof(float)),
+                .advantage = borrow(rows, sizeof(double)),
+                .n_row_targets = borrow(rows, sizeof(int))};
+
+    // At first every token of a completion is a target, so that each gets a logp.
+    for (size_t i = 0; i < rows * T; i++) {
+        bool completion = i % T >= first && i % T < T - 1;
+        b->target[i] = completion ? b->ids[i + 1] : -1;
+        const Record *r = golden_row(g, "old_logp", (int)(i / T));
+        if (completion) p.old_logp[i] = golden_number(g, r, 2 + i % T - first);
+    }
+    const float *logp = golden_logp(g, g->model);
+    p.ref_logp = golden_logp(g, g->reference);
+
+    const Record *rewards = golden_next(g, NULL, "rewards", NULL);
+    for (size_t row = 0; row < rows; row++) p.advantage[row] = golden_number(g, rewards, 1 + row);
+    for (size_t row = 0; row < rows; row += G) group_advantages(p.advantage + row, G);
+    golden_check(g, "advantage", -1, p.advantage, rows, 1, 1e-5);
+    double kl_sum = 0;
+    for (size_t row = 0; row < rows; row++) kl_sum += golden_completion(g, &p, logp, row, first);
+    golden_scalar(g, "mean_kl", kl_sum / b->n_targets, 0, 2e-5);
+    golden_objective(g, policy_loss, &p, "loss_policy");
+}
+
+// ---- tables -------------------------------------------------------------------------------------
+
+// Tables of RoPE: each gives a configuration, and then some of its frequencies and angles.
+static void golden_rope(Golden *g) {
+    static const char *const fields[] = {
+        "head_dim", "rope_theta", "max_position_embeddings", "yarn", "yarn_factor",
+        "yarn_original_max", "yarn_beta_fast", "yarn_beta_slow", "yarn_attention_factor"};
+    for (Record *t = NULL; (t = golden_next(g, t, "table", NULL));) {
+        Config c = config_preset("minimind3");
+        for (int i = 0; i < 9; i++)
+            config_set(&c, config_find(fields[i]), golden_number(g, t, 2 + i), g->path);
+        int D2 = c.head_dim / 2, n = c.max_position_embeddings;
+        float *cosine = borrow(n * D2, sizeof *cosine); // (n, D / 2)
+        float *sine = borrow(n * D2, sizeof *sine);     // (n, D / 2)
+        rope_tables(&c, cosine, sine, n);
+
+        for (Record *r = NULL; (r = golden_next(g, r, "freq", t->field[1]));) {
+            double frequency = rope_frequency(&c, golden_int(g, r, 2, 0, D2 - 1));
+            golden_compare(g, r, 3, &frequency, 1, 0, 1e-6);
+        }
+        for (Record *r = NULL; (r = golden_next(g, r, "cos_sin", t->field[1]));) {
+            int at = golden_int(g, r, 2, 0, n - 1) * D2 + golden_int(g, r, 3, 0, D2 - 1);
+            double v[2] = {cosine[at], sine[at]};
+            golden_compare(g, r, 4, v, 2, 1, 1e-6);
+        }
+    }
+}
+
+// The learning rate: step, total steps, base, result.
+static void golden_schedule(Golden *g) {
+    for (Record *r = NULL; (r = golden_next(g, r, "lr", NULL));) {
+        double base = golden_number(g, r, 3);
+        double lr = schedule(base, golden_number(g, r, 1), golden_number(g, r, 2), 0);
+        golden_compare(g, r, 4, &lr, 1, base, 1e-8);
+    }
+}
+
+// Logits, what was said before, and a setting; the result is the distribution to draw from.
+static void golden_sampling(Golden *g) {
+    for (Record *r = NULL; (r = golden_next(g, r, "sampling_logits", NULL));) {
+        const char *id = golden_field(g, r, 1);
+        const Record *tokens = golden_next(g, NULL, "sampling_history", id);
+        const Record *setting = golden_next(g, NULL, "sampling_setting", id);
+        const Record *want = golden_next(g, NULL, "sampling_prob", id);
+        Sampling s = {.temperature = golden_number(g, setting, 2),
+                      .repetition_penalty = golden_number(g, setting, 3),
+                      .top_k = (long)golden_number(g, setting, 4),
+                      .top_p = golden_number(g, setting, 5)};
+        size_t V = r->n - 2, n = tokens ? tokens->n - 2 : 0;
+        float *probs = borrow(V, sizeof *probs);   // (V) logits at first
+        double *got = borrow(V, sizeof *got);      // (V)
+        int *history = borrow(n, sizeof *history); // (n)
+        for (size_t v = 0; v < V; v++) probs[v] = golden_number(g, r, 2 + v);
+        for (size_t i = 0; i < n; i++) history[i] = golden_int(g, tokens, 2 + i, 0, (int)V - 1);
+        sampling_distribution(probs, V, history, n, &s);
+        for (size_t v = 0; v < V; v++) got[v] = probs[v];
+        golden_compare(g, want, 2, got, V, 1, 1e-6);
+    }
+}
+
+// ---- one file -----------------------------------------------------------------------------------
+
+// The keys of a file show which kind of case it is. The book has neither LoRA nor distillation; all
+// keys of such files are reported as unknown.
+static void check_golden(const char *path) {
+    Golden g = golden_read(path);
+    printf("%s\n", path);
+    bool foreign = golden_next(&g, NULL, "alpha", NULL) || golden_next(&g, NULL, "lora_rank", NULL);
+    if (golden_next(&g, NULL, "loss_dpo", NULL)) golden_preferences(&g);
+    else if (golden_next(&g, NULL, "num_generations", NULL)) golden_policy(&g);
+    else if (golden_next(&g, NULL, "input_ids", NULL) && !foreign) golden_language_model(&g);
+    else if (golden_next(&g, NULL, "table", NULL)) golden_rope(&g);
+    else if (golden_next(&g, NULL, "lr", NULL)) golden_schedule(&g);
+    else if (golden_next(&g, NULL, "sampling_logits", NULL)) golden_sampling(&g);
+
+    const char *reported = "";
+    for (Record *r = g.record; r < g.record + g.n; r++) {
+        if (r->used || !strcmp(r->field[0], reported)) continue;
+        reported = r->field[0];
+        printf("UNKNOWN key %s: nothing checks it\n", reported);
+        n_failed++;
+    }
+    if (!g.n) printf("UNKNOWN %s holds no record\n", path);
+    n_failed += !g.n;
+    golden_free(&g);
+}
+
+// A file, or all *.txt of a folder in the order of their names.
+static void check_path(const char *path) {
+    struct stat st;
+    if (stat(path, &st) || !S_ISDIR(st.st_mode)) {
+        check_golden(path);
+        return;
+    }
+    char *pattern = format("%s/*.txt", path);
+    glob_t found;
+    if (glob(pattern, 0, NULL, &found)) die("%s: the folder has no .txt file", path);
+    for (size_t i = 0; i < found.gl_pathc; i++) check_golden(found.gl_pathv[i]);
+    globfree(&found);
+    free(pattern);
+}
+
+// =================================================================================================
+// All checks, and the command line
+// =================================================================================================
+
+static void check_everything(void) {
+    for (const Variant *v = check_variant; v < check_variant + VARIANTS; v++) {
+        Trial trial = trial_new(v);
+        check_gradients(&trial, v->name);
+        if (v->padded) check_padding(&trial, v->name);
+        trial_free(&trial);
+    }
+    check_objectives(false);
+    check_objectives(true);
+    check_margins();
+
+    check_pairs();
+    check_exponentials();
+
+    for (const Variant *v = check_variant; v < check_variant + VARIANTS; v++) {
+        check_decoding(v);
+        check_drawing(v);
+    }
+    if (PRECISE) return; // the book packs floats of 32 bits only
+    check_packing(16);
+    check_packing(8);
+}
+
+int main(int argc, char **argv) {
+    program = "check";
+#ifdef _OPENMP
+    n_threads = omp_get_max_threads();
+#endif
+    if (argc > 1 && (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help"))) {
+        printf("usage: check [--plain 1] [--threads N] [FILE or FOLDER]...\n");
+        return 0;
+    }
+    int files = 1; // --name value pairs come first, then the files
+    while (files < argc && !strncmp(argv[files], "--", 2)) files += 2;
+    if (files > argc) files = argc; // a value is missing; parse_options() reports it
+    Options options = default_options();
+    parse_options(files - 1, argv + 1, 0, &options, NULL, 0, NULL);
+
+    for (int i = files; i < argc; i++) check_path(argv[i]);
+    if (files == argc) check_everything();
+    printf("%d passed, %d failed\n", n_passed, n_failed);
+    return n_failed > 0;
+}
