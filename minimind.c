@@ -530,6 +530,14 @@ static double balance_loss(float *dprob, const float *prob, const int *choice, c
     return loss;
 }
 
+// How many real tokens chose each expert: count (E), choice (B T, K), length (B).
+static void count_choices(int *count, const int *choice, const int *length, size_t B, size_t T,
+                          size_t E, size_t K) {
+    memset(count, 0, E * sizeof *count);
+    for (size_t b = 0; b < B; b++)
+        for (size_t i = b * T * K; i < (b * T + length[b]) * K; i++) count[choice[i]]++;
+}
+
 // ---- from tokens to experts and back ------------------------------------------------------------
 
 // Sorts the N * K copies of tokens by expert, so that the work of an expert is one linear layer on
@@ -1042,6 +1050,7 @@ typedef struct { // how one layer routes its N tokens; see chapter 2
     int *row;               // (N, K) where copy k of token n is in gathered
     int *token;             // (N K) whose copy a row of gathered is
     int *first;             // (E + S + 1) the rows of each expert
+    int *count;             // (E) real tokens that chose each expert, to report its load
 } Routing;
 
 typedef struct { // what the forward pass of one layer keeps for its backward pass
@@ -1124,6 +1133,7 @@ static void layout_layer(const Model *model, Acts *a, LayerActs *act) {
         {&r->prob, N * model->E}, {&r->weight, NK}, {&r->dweight, NK},
         {&act->gathered, NK * model->C}, {&act->expert_out, NK * model->C}};
     take_all(a, array, sizeof array / sizeof *array);
+    r->first = take(a, model->E + model->S + 1);
     r->choice = take(a, NK);
     r->row = take(a, NK);
     r->token = take(a, NK);
@@ -1152,7 +1162,7 @@ static void layout(const Model *model, Acts *a) {
             act->k = take(a, kv_rows * KVD);
             act->v = take(a, kv_rows * KVD);
         }
-        act->route.first = take(a, E + model->S + 1); // of every layer: its experts' load
+        act->route.count = take(a, E); // of every layer, also where they share the rest
     }
 
     const Array array[] = {
@@ -1355,6 +1365,7 @@ static void route_tokens(const Model *model, Acts *a, int l) {
         op->softmax_forward(r->prob, a->score, N, E);
         router_forward(r->weight, r->choice, r->prob, N, E, K, model->config.norm_topk_prob);
         a->aux_loss += layer_balance(model, a, r, NULL);
+        if (a->length) count_choices(r->count, r->choice, a->length, a->B, a->T, E, K);
         sort_by_expert(r->first, r->row, r->token, r->choice, N, E, K);
         gather_rows(act->gathered, act->norm2, r->token, N * K, model->C);
     }
@@ -2023,6 +2034,17 @@ static void shift_labels(int *in, int *target, const int *ids, size_t n, size_t 
     }
 }
 
+// Makes n + 1 ids row r of the batch, padded to b->T. Returns the number of its targets.
+static size_t batch_set_row(Batch *b, size_t r, const int *ids, size_t n, int vocab_size) {
+    int *target = b->target + r * b->T; // (T)
+    size_t n_targets = 0;
+    shift_labels(b->ids + r * b->T, target, ids, n, b->T, vocab_size);
+    for (size_t t = 0; t < n; t++) n_targets += target[t] >= 0;
+    b->length[r] = (int)b->T;
+    b->n_targets += n_targets;
+    return n_targets;
+}
+
 // Where row r of the step that begins at unit d->next has its ids.
 static Document row_of(const Data *d, size_t r) {
     if (d->unit == WINDOW) {
@@ -2047,12 +2069,7 @@ static void data_fill(Data *d, Batch *b, size_t units) {
     }
     for (size_t r = 0; r < b->rows; r++) {
         Document row = row_of(d, r);
-        size_t length = row.to - row.from - 1;
-        int *target = b->target + r * b->T; // (T)
-        shift_labels(b->ids + r * b->T, target, d->train.id + row.from, length, b->T,
-                     d->vocab_size);
-        b->length[r] = (int)b->T;
-        for (size_t t = 0; t < length; t++) b->n_targets += target[t] >= 0;
+        batch_set_row(b, r, d->train.id + row.from, row.to - row.from - 1, d->vocab_size);
     }
     d->next += n;
 }
@@ -2308,15 +2325,6 @@ static void batch_logp(const Model *model, Acts *a, const Batch *b, size_t row, 
     for (int i = 0; i < a->n_out; i++) b->at[i] = (int)from + a->out_row[i];
 }
 
-// Adds the tokens that each expert of each layer got in the last forward pass to count (L, E).
-static void count_load(const Model *model, const Acts *a, size_t *count) {
-    for (size_t l = 0; l < model->L; l++)
-        for (size_t e = 0; e < model->E; e++) {
-            const int *first = a->layer[l].route.first;
-            count[l * model->E + e] += first[e + 1] - first[e];
-        }
-}
-
 // The gradients of one optimiser step: its rows in passes of at most pass_rows. Nothing is divided
 // by the number of passes, since each objective divides by the targets (or pairs) of the whole
 // step; so a smaller last pass, or a smaller last step of an epoch, is weighted right. (Only the
@@ -2325,7 +2333,9 @@ static void count_load(const Model *model, const Acts *a, size_t *count) {
 static Report accumulate_gradients(Model *model, Acts *a, const Batch *b, size_t pass_rows,
                                    Objective *objective, const void *own) {
     Report r = {.load_least = 1};
-    size_t *count = xcalloc(model->L * model->E, sizeof *count); // (L, E)
+    size_t *count = xcalloc(model->L * model->E, sizeof *count); // (L, E) tokens of each expert
+    size_t tokens = 0;                                           // without padding
+    for (size_t row = 0; row < b->rows; row++) tokens += b->length[row];
     for (size_t row = 0; row < b->rows; row += pass_rows) {
         size_t rows = min_size(pass_rows, b->rows - row);
         a->aux_share = (float)rows / b->rows;
@@ -2333,11 +2343,12 @@ static Report accumulate_gradients(Model *model, Acts *a, const Batch *b, size_t
         r.loss += objective(a->dlogp, a->logp, a->n_out, b, own, &r);
         r.aux_loss += a->aux_loss;
         model_backward(model, a);
-        count_load(model, a, count);
+        for (size_t i = 0; i < model->L * model->E; i++)
+            count[i] += a->layer[i / model->E].route.count[i % model->E];
     }
 
     for (size_t i = 0; i < model->L * model->E; i++) {
-        double share = (double)count[i] / (b->rows * b->T * model->K);
+        double share = (double)count[i] / tokens;
         r.load_least = fmin(r.load_least, share);
         r.load_most = fmax(r.load_most, share);
     }
@@ -3318,10 +3329,10 @@ static void write_answer(FILE *f, Tokenizer *tok, const Ids *prompt, const char 
 
 // The share of right answers and, with --contains, of answers that contain a text; then that one is
 // watched.
-static Evaluation evaluate_questions(const Model *model, Tokenizer *tok, const Options *o,
-                                     const char *files, bool think) {
+static Evaluation evaluate_tasks(const Model *model, Tokenizer *tok, const Options *o, Tasks t,
+                                 bool think) {
     Evaluation e = {0};
-    Tasks t = tasks_load(files, tok, think, o->rows);
+    if (o->rows) t.n = min_size(t.n, o->rows);
     FILE *f = o->answers ? open_file(o->answers, "w") : NULL;
     char **said = xcalloc(t.n, sizeof *said); // (n)
     size_t n_right = 0, n_contain = 0;
@@ -3339,7 +3350,6 @@ static Evaluation evaluate_questions(const Model *model, Tokenizer *tok, const O
     if (o->contains) e.watched = add_share(&e, "contains, %", n_contain, t.n);
     if (f && (ferror(f) | fclose(f))) die("%s: cannot be written", o->answers);
     free(said);
-    tasks_free(&t);
     return e;
 }
 
@@ -3456,13 +3466,17 @@ static Evaluation evaluate(const Model *model, Tokenizer *tok, const Options *o,
     task = one_of("task", exam.task, "ppl qa think pref choice");
     if (!exam.files && task != PPL && task != PREF)
         die("--task %s: --eval-data is missing, a file with questions", exam.task);
-    if (task == QA || task == THINK)
-        return evaluate_questions(model, tok, o, exam.files, task == THINK);
+    Evaluation e;
+    if (task == QA || task == THINK) {
+        Tasks tasks = tasks_load(exam.files, tok, task == THINK, o->rows);
+        e = evaluate_tasks(model, tok, o, tasks, task == THINK);
+        tasks_free(&tasks);
+        return e;
+    }
 
     size_t context = min_size(model->config.max_position_embeddings, 2048);
     if (!exam.files) context = exam.context;
     Acts *a = acts_new(model, INFERENCE, context, context, 0);
-    Evaluation e;
     if (task == CHOICE) {
         e = evaluate_choices(model, a, tok, exam.files, o->rows, context);
     } else {
@@ -4382,15 +4396,16 @@ static const Option *find_option(const Option *table, size_t n, const char *name
     return NULL;
 }
 
-// Which definitions run, and with how many threads.
+// --plain and --threads: which functions run, and with how many threads.
 static void apply_threads(const Options *o) {
-    if (o->plain) op = &plain;
-    if (o->plain) n_threads = 1;
+    int most = 1;
 #ifdef _OPENMP
-    if (o->threads && !o->plain) n_threads = (int)o->threads;
-#else
-    if (o->threads > 1) die("--threads %ld: this build has one; compile with -fopenmp", o->threads);
+    most = o->threads ? (int)o->threads : omp_get_max_threads();
 #endif
+    if (o->threads > most)
+        die("--threads %ld: this build has one; compile with -fopenmp", o->threads);
+    n_threads = o->plain ? 1 : most;
+    op = o->plain ? &plain : &fast;
 }
 
 // Reads "--name value" pairs into o; `letter` is the command's. An instrument has options of its
@@ -4460,14 +4475,14 @@ static size_t acts_size(const Model *model, enum Mode mode, size_t rows, size_t 
 
 // ---- training -----------------------------------------------------------------------------------
 
-// One stage of training, from its options to its checkpoint.
-static void run_stage(const Stage *stage, const Options *given) {
+// One stage of training, from its options to its checkpoint. `own` is passed on in run->own.
+static void run_stage(const Stage *stage, const Options *given, void *own) {
     Options o = *given;
-    Run run = {.stage = stage, .o = &o};
-    if (!o.data) die("%s: --data is missing: a JSONL file", stage->name);
-    if (!o.out) o.out = format("out/%s", stage->name);
-    if (!o.tokenizer && !o.model)
-        die("%s: --tokenizer or --model is missing: a folder", stage->name);
+    char *default_out = format("out/%s", stage->name);
+    if (!o.data) die("--data is missing: a JSONL file");
+    if (!o.out) o.out = default_out;
+    if (!o.tokenizer && !o.model) die("--tokenizer or --model is missing: a folder");
+    Run run = {.stage = stage, .o = &o, .own = own};
     run.tok = tokenizer_load(o.tokenizer ? o.tokenizer : o.model);
     run.model = model_new(options_config(&o, run.tok));
     stage->prepare(&run);
@@ -4495,13 +4510,14 @@ static void run_stage(const Stage *stage, const Options *given) {
     acts_free(run.acts);
     model_free(run.model);
     tokenizer_free(run.tok);
+    free(default_out);
 }
 
-static void cmd_pretrain(const Options *o) { run_stage(&pretrain_stage, o); }
-static void cmd_sft(const Options *o) { run_stage(&sft_stage, o); }
+static void cmd_pretrain(const Options *o) { run_stage(&pretrain_stage, o, NULL); }
+static void cmd_sft(const Options *o) { run_stage(&sft_stage, o, NULL); }
 static void cmd_dpo(const Options *o) {
-    if (!o->model) die("dpo: --model is missing: a checkpoint folder");
-    run_stage(&dpo_stage, o);
+    if (!o->model) die("--model is missing: a checkpoint folder");
+    run_stage(&dpo_stage, o, NULL);
 }
 
 // ---- talking ------------------------------------------------------------------------------------
@@ -4709,9 +4725,6 @@ static void cmd_help(const Options *o) {
 
 int main(int argc, char **argv) {
     program = "minimind";
-#ifdef _OPENMP
-    n_threads = omp_get_max_threads();
-#endif
     if (argc < 2) {
         print_commands();
         return 0;

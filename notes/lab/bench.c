@@ -436,9 +436,6 @@ int main(int argc, char **argv) {
         printf("usage: bench [--preset NAME] [--threads N] [--plain 1]\n");
         return 0;
     }
-#ifdef _OPENMP
-    n_threads = omp_get_max_threads();
-#endif
     Options o = default_options();
     BenchOptions own = {NULL};
     parse_options(argc - 1, argv + 1, 0, &o, bench_options, BENCH_OPTIONS, &own);

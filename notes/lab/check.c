@@ -1426,9 +1426,6 @@ static void check_everything(void) {
 
 int main(int argc, char **argv) {
     program = "check";
-#ifdef _OPENMP
-    n_threads = omp_get_max_threads();
-#endif
     if (argc > 1 && (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help"))) {
         printf("usage: check [--plain 1] [--threads N] [FILE or FOLDER]...\n");
         return 0;

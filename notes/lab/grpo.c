@@ -222,11 +222,8 @@ static void make_batch(Run *run, Grpo *grpo, Answer *answer) {
     for (size_t row = 0; row < b->rows; row++) {
         const Answer *x = &answer[row];
         for (size_t i = x->prompt; i < x->ids.n; i++) x->ids.id[i] |= TRAINED;
-        shift_labels(b->ids + row * b->T, b->target + row * b->T, x->ids.id, x->ids.n - 1, b->T,
-                     run->tok->vocab_size);
-        b->length[row] = (int)b->T;
-        grpo->policy.n_row_targets[row] = (int)(x->ids.n - x->prompt);
-        b->n_targets += x->ids.n - x->prompt;
+        grpo->policy.n_row_targets[row] =
+            batch_set_row(b, row, x->ids.id, x->ids.n - 1, run->tok->vocab_size);
     }
 }
 
@@ -256,9 +253,6 @@ static void fill_answers(Run *run) {
 
 // ---- the stage ----------------------------------------------------------------------------------
 
-// run_stage() has no argument for the state of a stage, and prepare() needs the options in it.
-static Grpo grpo_state;
-
 // Takes the last fiftieth of the questions, at least one, out of t.
 static Tasks hold_out(Tasks *t) {
     Tasks held = {.n = min_size(t->n / HOLD_OUT_EVERY + 1, t->n - 1), .longest = t->longest};
@@ -272,7 +266,7 @@ static Tasks hold_out(Tasks *t) {
 // Reads the questions. A step takes batch * accumulate of them, with G rows each.
 static void prepare_answers(Run *run) {
     const Options *o = run->o;
-    Grpo *grpo = run->own = &grpo_state;
+    Grpo *grpo = run->own;
     size_t context = run->model->config.max_position_embeddings;
     if (o->seq) die("--seq %ld: prompts and --max-new-tokens decide the length here", o->seq);
     if (o->task && !o->eval_data)
@@ -332,20 +326,7 @@ static double drawn_loss(float *dlogp, const float *logp, size_t n, const Batch 
 // The share of held-out questions that are answered right at temperature 0.
 static Evaluation measure_answers(Run *run) {
     const Grpo *grpo = run->own;
-    Evaluation e = {0};
-    Tasks t = grpo->held;
-    if (run->o->rows) t.n = min_size(t.n, run->o->rows);
-    char **said = xcalloc(t.n, sizeof *said); // (n)
-    size_t n_right = 0;
-    answer_tasks(run->model, run->tok, &t, grpo->think, run->o->sampling.max_new_tokens, said);
-    for (size_t i = 0; i < t.n; i++) {
-        n_right += answer_is(said[i], t.task[i].answer);
-        free(said[i]);
-    }
-    free(said);
-    add_figure(&e, "questions", t.n, NAN);
-    e.watched = add_share(&e, "right, %", n_right, t.n);
-    return e;
+    return evaluate_tasks(run->model, run->tok, run->o, grpo->held, grpo->think);
 }
 
 static void end_answers(Run *run) {
@@ -384,9 +365,6 @@ enum { GRPO_OPTIONS = sizeof grpo_options / sizeof *grpo_options };
 
 int main(int argc, char **argv) {
     program = "grpo";
-#ifdef _OPENMP
-    n_threads = omp_get_max_threads();
-#endif
     if (argc < 2 || !strcmp(argv[1], "help") || !strcmp(argv[1], "--help")) {
         printf("usage: grpo --model DIR --data F [--option value]...\n\n"
                "The options of minimind sft except --seq, and\n");
@@ -395,10 +373,10 @@ int main(int argc, char **argv) {
         return 0;
     }
     Options options = default_options();
-    grpo_state.loss = "grpo";
-    parse_options(argc - 1, argv + 1, 's', &options, grpo_options, GRPO_OPTIONS, &grpo_state);
+    Grpo grpo = {.loss = "grpo"};
+    parse_options(argc - 1, argv + 1, 's', &options, grpo_options, GRPO_OPTIONS, &grpo);
     if (!options.model) die("--model is missing: a checkpoint folder");
     if (!options.data) die("--data is missing: a JSONL file with questions");
-    run_stage(&grpo_stage, &options);
+    run_stage(&grpo_stage, &options, &grpo);
     return 0;
 }
