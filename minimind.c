@@ -2040,7 +2040,7 @@ static size_t batch_set_row(Batch *b, size_t r, const int *ids, size_t n, int vo
     size_t n_targets = 0;
     shift_labels(b->ids + r * b->T, target, ids, n, b->T, vocab_size);
     for (size_t t = 0; t < n; t++) n_targets += target[t] >= 0;
-    b->length[r] = (int)b->T;
+    b->length[r] = (int)n;
     b->n_targets += n_targets;
     return n_targets;
 }
