@@ -255,8 +255,8 @@ static float log_sum_exp(const float *x, size_t n) {
     return max + logf(sum);
 }
 
-// p[j] = e^x[j] / sum_i e^x[i], for each row of x (n, width). Subtracting the row's maximum from all
-// x changes no p: it cancels. (e^(x[j] - log_sum_exp) would lose digits where x is large.)
+// p[j] = e^x[j] / sum_i e^x[i], for each row of x (n, width). Subtracting the row's maximum from
+// all x changes no p: it cancels. (e^(x[j] - log_sum_exp) would lose digits where x is large.)
 static void softmax_forward(float *p, const float *x, size_t n, size_t width) {
     for (size_t i = 0; i < n; i++) {
         const float *x_i = x + i * width; // (width)
@@ -680,81 +680,97 @@ static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
 typedef struct {
-    int vocab_size, hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads;
-    int head_dim, intermediate_size, max_position_embeddings, qk_norm;
-    int use_moe, num_experts, num_experts_per_tok, n_shared_experts, moe_intermediate_size;
-    int norm_topk_prob, seq_aux, yarn, yarn_original_max;
+    long vocab_size, hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads;
+    long head_dim, intermediate_size, max_position_embeddings, qk_norm;
+    long use_moe, num_experts, num_experts_per_tok, n_shared_experts, moe_intermediate_size;
+    long norm_topk_prob, seq_aux, yarn, yarn_original_max;
     double rms_norm_eps, rope_theta, router_aux_loss_coef;
     double yarn_factor, yarn_beta_fast, yarn_beta_slow, yarn_attention_factor;
 } Config;
 
-// One row per field drives config.json, the options of the command line and the golden files. The
-// default -1 means that config_complete() computes it. `alias` is the field's name in MiniMind2's
-// files or, for YaRN, inside config.json's "rope_scaling".
+// A member of a struct that has a name outside the program: a field of the configuration, or an
+// option of a command (chapter 12). A table of these drives reading, checking, writing and help.
 typedef struct {
     const char *name;
-    bool real; // double, else int
-    size_t offset;
-    double least, most, initial;
-    const char *alias, *meaning;
+    const char *tag; // a field's other name, see config_field; the commands that know an option
+    char kind;       // i: long, f: double, s: const char *
+    size_t offset;   // in its struct
+    double least, most, initial; // of a number: range and default
+    const char *meaning;
 } Field;
 
+// The default -1 means that config_complete() computes it. The tag is the field's name in
+// MiniMind2's files or, for YaRN, inside config.json's "rope_scaling".
 static const Field config_field[] = {
-#define FIELD(name, real) #name, real, offsetof(Config, name)
-    {FIELD(vocab_size, false), 2, 1 << 24, 1024, "", "V; set by the tokenizer"},
-    {FIELD(hidden_size, false), 1, 1 << 16, 768, "", "C"},
-    {FIELD(num_hidden_layers, false), 1, 1000, 8, "", "L"},
-    {FIELD(num_attention_heads, false), 1, 1024, 8, "", "H"},
-    {FIELD(num_key_value_heads, false), 1, 1024, 4, "", "KV, divides H"},
-    {FIELD(head_dim, false), -1, 4096, -1, "", "D, even; default C / H"},
-    {FIELD(intermediate_size, false), -1, 1 << 20, -1, "", "F; default pi C, up to the next 64"},
-    {FIELD(max_position_embeddings, false), 1, 1 << 24, 32768, "", "the longest context"},
-    {FIELD(rms_norm_eps, true), 0, 1, 1e-6, "", "added to the mean square"},
-    {FIELD(rope_theta, true), 1, 1e12, 1e6, "", "base of the rotation frequencies"},
-    {FIELD(qk_norm, false), 0, 1, 1, "", "normalise q and k (MiniMind-3, Qwen3)"},
-    {FIELD(use_moe, false), 0, 1, 0, "", "mixture of experts"},
-    {FIELD(num_experts, false), 0, 4096, 4, "n_routed_experts", "E"},
-    {FIELD(num_experts_per_tok, false), 0, 4096, 1, "", "K, at most E"},
-    {FIELD(n_shared_experts, false), 0, 1024, 0, "", "experts that see every token (MiniMind2)"},
-    {FIELD(moe_intermediate_size, false), -1, 1 << 20, -1, "", "F of an expert; default F"},
-    {FIELD(norm_topk_prob, false), -1, 1, -1, "", "weights sum to 1; default: if K > 1"},
-    {FIELD(router_aux_loss_coef, true), 0, 1e3, 5e-4, "aux_loss_alpha", "of the balance loss"},
-    {FIELD(seq_aux, false), 0, 1, 0, "", "balance within each sequence (MiniMind2)"},
-    {FIELD(yarn, false), 0, 1, 0, "", "stretch RoPE to longer contexts"},
-    {FIELD(yarn_factor, true), 1, 1e6, 16, "factor", "how many times longer"},
-    {FIELD(yarn_original_max, false), 0, 1 << 24, 2048, "original_max_position_embeddings",
+#define FIELD(name, kind, tag) #name, tag, kind, offsetof(Config, name)
+    {FIELD(vocab_size, 'i', ""), 2, 1 << 24, 1024, "V; set by the tokenizer"},
+    {FIELD(hidden_size, 'i', ""), 1, 1 << 16, 768, "C"},
+    {FIELD(num_hidden_layers, 'i', ""), 1, 1000, 8, "L"},
+    {FIELD(num_attention_heads, 'i', ""), 1, 1024, 8, "H"},
+    {FIELD(num_key_value_heads, 'i', ""), 1, 1024, 4, "KV, divides H"},
+    {FIELD(head_dim, 'i', ""), -1, 4096, -1, "D, even; default C / H"},
+    {FIELD(intermediate_size, 'i', ""), -1, 1 << 20, -1, "F; default pi C, up to the next 64"},
+    {FIELD(max_position_embeddings, 'i', ""), 1, 1 << 24, 32768, "the longest context"},
+    {FIELD(rms_norm_eps, 'f', ""), 0, 1, 1e-6, "added to the mean square"},
+    {FIELD(rope_theta, 'f', ""), 1, 1e12, 1e6, "base of the rotation frequencies"},
+    {FIELD(qk_norm, 'i', ""), 0, 1, 1, "normalise q and k (MiniMind-3, Qwen3)"},
+    {FIELD(use_moe, 'i', ""), 0, 1, 0, "mixture of experts"},
+    {FIELD(num_experts, 'i', "n_routed_experts"), 0, 4096, 4, "E"},
+    {FIELD(num_experts_per_tok, 'i', ""), 0, 4096, 1, "K, at most E"},
+    {FIELD(n_shared_experts, 'i', ""), 0, 1024, 0, "experts that see every token (MiniMind2)"},
+    {FIELD(moe_intermediate_size, 'i', ""), -1, 1 << 20, -1, "F of an expert; default F"},
+    {FIELD(norm_topk_prob, 'i', ""), -1, 1, -1, "weights sum to 1; default: if K > 1"},
+    {FIELD(router_aux_loss_coef, 'f', "aux_loss_alpha"), 0, 1e3, 5e-4, "of the balance loss"},
+    {FIELD(seq_aux, 'i', ""), 0, 1, 0, "balance within each sequence (MiniMind2)"},
+    {FIELD(yarn, 'i', ""), 0, 1, 0, "stretch RoPE to longer contexts"},
+    {FIELD(yarn_factor, 'f', "factor"), 1, 1e6, 16, "how many times longer"},
+    {FIELD(yarn_original_max, 'i', "original_max_position_embeddings"), 0, 1 << 24, 2048,
      "context before stretching"},
-    {FIELD(yarn_beta_fast, true), 0, 1e6, 32, "beta_fast", "planes turning more often are left"},
-    {FIELD(yarn_beta_slow, true), 0, 1e6, 1, "beta_slow", "planes turning less are stretched"},
-    {FIELD(yarn_attention_factor, true), 0, 100, 1, "attention_factor", "scales cos and sin"},
+    {FIELD(yarn_beta_fast, 'f', "beta_fast"), 0, 1e6, 32, "planes turning more often are left"},
+    {FIELD(yarn_beta_slow, 'f', "beta_slow"), 0, 1e6, 1, "planes turning less are stretched"},
+    {FIELD(yarn_attention_factor, 'f', "attention_factor"), 0, 100, 1, "scales cos and sin"},
 #undef FIELD
 };
 enum { CONFIG_FIELDS = sizeof config_field / sizeof *config_field };
 
-static double config_get(const Config *c, const Field *f) {
-    const char *at = (const char *)c + f->offset;
-    return f->real ? *(const double *)at : *(const int *)at;
+static double field_get(const void *base, const Field *f) {
+    const char *at = (const char *)base + f->offset;
+    return f->kind == 'i' ? (double)*(const long *)at : *(const double *)at;
 }
 
-// Stores a value, or exits (die: one line on stderr, status 1) and says what is allowed. `where`
-// names the option or the file that the value comes from.
-static void config_set(Config *c, const Field *f, double value, const char *where) {
-    char *at = (char *)c + f->offset;
-    if (!(value >= f->least && value <= f->most) || (!f->real && value != floor(value)))
-        die("%s: %s is %g; allowed is %s from %g to %g", where, f->name, value,
-            f->real ? "a number" : "a whole number", f->least, f->most);
-    if (f->real) *(double *)at = value;
-    else *(int *)at = (int)value;
+// Stores a number in the struct at `base`, without checking it.
+static void field_put(void *base, const Field *f, double value) {
+    char *at = (char *)base + f->offset;
+    if (f->kind == 'i') *(long *)at = (long)value;
+    if (f->kind == 'f') *(double *)at = value;
+}
+
+// Checks a number and stores it; otherwise exits (die: one line on stderr, status 1) and says what
+// is allowed. `where` names the option or the file that the value comes from.
+static void field_set(void *base, const Field *f, double value, const char *where) {
+    bool whole = f->kind == 'i';
+    if (!(value >= f->least && value <= f->most) || (whole && value != floor(value)))
+        die("%s: %s is %g; allowed is %s from %.9g to %.9g", where, f->name, value,
+            whole ? "a whole number" : "a number", f->least, f->most);
+    field_put(base, f, value);
+}
+
+static void put_defaults(void *base, const Field *table, size_t n) {
+    for (size_t i = 0; i < n; i++) field_put(base, &table[i], table[i].initial);
 }
 
 // The field called `name`, or NULL. '-' counts as '_', as in the option --hidden-size.
-static const Field *config_find(const char *name) {
-    for (const Field *f = config_field; f < config_field + CONFIG_FIELDS; f++) {
+static const Field *field_find(const Field *table, size_t n, const char *name) {
+    for (const Field *f = table; f < table + n; f++) {
         size_t i = 0;
         while (name[i] && (name[i] == f->name[i] || (name[i] == '-' && f->name[i] == '_'))) i++;
         if (!name[i] && !f->name[i]) return f;
     }
     return NULL;
+}
+
+static const Field *config_find(const char *name) {
+    return field_find(config_field, CONFIG_FIELDS, name);
 }
 
 typedef struct {
@@ -785,15 +801,13 @@ static void config_parse(Config *c, const char *fields, const char *where) {
     for (int n; sscanf(fields, " %63[^=]=%lf%n", name, &value, &n) == 2; fields += n) {
         const Field *f = config_find(name);
         if (!f) die("%s: no field is called %s", where, name);
-        config_set(c, f, value, where);
+        field_set(c, f, value, where);
     }
 }
 
 static Config config_preset(const char *name) {
     Config c;
-    for (int i = 0; i < CONFIG_FIELDS; i++)
-        config_set(&c, &config_field[i], config_field[i].initial, "default");
-
+    put_defaults(&c, config_field, CONFIG_FIELDS);
     Text known = {0}; // Text, text_printf: a string that grows
     for (int i = 0; i < PRESETS; i++) {
         text_printf(&known, " %s", presets[i].name);
@@ -807,19 +821,19 @@ static Config config_preset(const char *name) {
 
 // Fills in defaults; exits if the sizes are inconsistent.
 static void config_complete(Config *c, const char *where) {
-    int C = c->hidden_size, H = c->num_attention_heads;
+    long C = c->hidden_size, H = c->num_attention_heads;
     if (c->head_dim < 0 && C % H)
-        die("%s: hidden_size %d is no multiple of %d heads", where, C, H);
+        die("%s: hidden_size %ld is no multiple of %ld heads", where, C, H);
     if (c->head_dim < 0) c->head_dim = C / H;
     if (c->head_dim < 2 || c->head_dim % 2)
-        die("%s: head_dim is %d; RoPE needs an even number", where, c->head_dim);
+        die("%s: head_dim is %ld; RoPE needs an even number", where, c->head_dim);
     if (H % c->num_key_value_heads)
-        die("%s: %d heads cannot share %d key/value heads", where, H, c->num_key_value_heads);
+        die("%s: %ld heads cannot share %ld key/value heads", where, H, c->num_key_value_heads);
 
-    if (c->intermediate_size < 1) c->intermediate_size = (int)round_up((size_t)ceil(C * M_PI), 64);
+    if (c->intermediate_size < 1) c->intermediate_size = (long)round_up((size_t)ceil(C * M_PI), 64);
     if (c->moe_intermediate_size < 1) c->moe_intermediate_size = c->intermediate_size;
     if (c->use_moe && (c->num_experts_per_tok > c->num_experts || c->num_experts_per_tok < 1))
-        die("%s: num_experts_per_tok is %d; allowed is 1 to num_experts, %d", where,
+        die("%s: num_experts_per_tok is %ld; allowed is 1 to num_experts, %ld", where,
             c->num_experts_per_tok, c->num_experts);
     // At K = 1 a renormalised weight teaches the router nothing: see router_backward.
     if (c->norm_topk_prob < 0) c->norm_topk_prob = c->num_experts_per_tok > 1;
@@ -1559,38 +1573,43 @@ typedef struct { // the rows of one optimiser step
     int *at;           // (n) of the current pass: where its targets are in (rows, T)
 } Batch;
 
+typedef struct { // figures by name: of one optimiser step, or the result of a measurement
+    struct {
+        const char *name;
+        double value, error; // standard error, or NAN
+    } figure[12];
+    int n;
+    double watched; // of a measurement: what --until compares; NAN: there was nothing to measure
+    bool less_is_better;
+} Figures;
+
 typedef struct { // what is reported of one optimiser step
     double loss, aux_loss, grad_norm;
     double load_least, load_most; // share of the tokens that the idlest and busiest expert got
-    struct {
-        const char *name;
-        double value;
-    } stat[12]; // further numbers of the stage, by name
-    int n_stats;
+    Figures more;                 // from the objective
 } Report;
 
-// Adds to the number called `name`, which begins at 0.
-static void report_add(Report *r, const char *name, double value) {
+// Adds to the figure called `name`, which begins at 0.
+static void add_figure(Figures *f, const char *name, double value, double error) {
     int i = 0;
-    while (i < r->n_stats && strcmp(r->stat[i].name, name)) i++;
-    if (i == r->n_stats) {
-        r->stat[i].name = name;
-        r->n_stats++;
-    }
-    r->stat[i].value += value;
+    while (i < f->n && strcmp(f->figure[i].name, name)) i++;
+    if (i == f->n) f->n++;
+    f->figure[i].name = name;
+    f->figure[i].value += value;
+    f->figure[i].error = error;
 }
 
 // `own` is what this objective needs beyond the batch, or NULL.
 typedef double Objective(float *dlogp, const float *logp, size_t n, const Batch *b, const void *own,
-                         Report *report);
+                         Figures *more);
 
 // Predicting the next token (pretraining, and SFT, where only the assistant's tokens are targets):
 //
 //     loss = -sum of logp / n_targets,   dlogp = -1 / n_targets
 static double next_token_loss(float *dlogp, const float *logp, size_t n, const Batch *b,
-                              const void *own, Report *report) {
+                              const void *own, Figures *more) {
     (void)own; // unused
-    (void)report;
+    (void)more;
     double loss = 0;
     for (size_t i = 0; i < n; i++) {
         loss -= logp[i] / b->n_targets;
@@ -1619,7 +1638,7 @@ typedef struct {
 // -log sigmoid(m) is computed as log(1 + e^-|m|) - min(m, 0), which no margin can overflow. A pass
 // holds whole pairs.
 static double dpo_loss(float *dlogp, const float *logp, size_t n, const Batch *b, const void *own,
-                       Report *report) {
+                       Figures *more) {
     const Preferences *p = own;
     double pairs = b->rows / 2.0, loss = 0;
     for (size_t i = 0, end; i < n; i = end) {
@@ -1635,10 +1654,10 @@ static double dpo_loss(float *dlogp, const float *logp, size_t n, const Batch *b
         loss -= (fmin(margin, 0) - log1p(exp(-fabs(margin)))) / pairs;
         for (size_t k = i; k < end; k++) dlogp[k] = b->at[k] / b->T % 2 ? slope : -slope;
 
-        report_add(report, "margin", margin / pairs);
-        report_add(report, "accuracy", (margin > 0) / pairs);
-        report_add(report, "logp_chosen", sum[0] / pairs);
-        report_add(report, "logp_rejected", sum[1] / pairs);
+        add_figure(more, "margin", margin / pairs, NAN);
+        add_figure(more, "accuracy", (margin > 0) / pairs, NAN);
+        add_figure(more, "logp_chosen", sum[0] / pairs, NAN);
+        add_figure(more, "logp_rejected", sum[1] / pairs, NAN);
     }
     return loss;
 }
@@ -1729,16 +1748,16 @@ static const Ops plain = {
 //
 //     pretrain   {"text"}, or plain text:  <|im_start|> text <|im_end|>  one after the other, cut
 //                into windows of T tokens anywhere; a window may hold several documents
-//     sft        {"conversations"}: one row each, of which only the assistant's words are trained;
-//                {"text"} records may be mixed in, against forgetting
+//     sft        {"conversations"}: one row each, of which only the assistant's words are trained
 //     dpo        {"chosen", "rejected"}: two rows each
 //
-// Without a file to measure on, every 50th document (of plain text: every 50th stretch of 4 KB) is
-// held out: measured on, never trained on. An id that is trained carries the mark TRAINED, which
-// tokenizer.c's chat chapter sets.
+// pretrain and sft take records of both kinds, also mixed: against forgetting. Without a file to
+// measure on, every 50th document (of plain text: every 50th block of 4 KB) is held out: measured
+// on, never trained on. An id that is trained carries the mark TRAINED, which tokenizer.c's chat
+// chapter sets.
 // =================================================================================================
 
-enum { HOLD_OUT_EVERY = 50, TEXT_BLOCK = 4096, CACHE_VERSION = 4 };
+enum { HOLD_OUT_EVERY = 50, TEXT_BLOCK = 4096, CACHE_VERSION = 5 };
 
 // A unit of training: a window of the stream of ids, one document, or two documents as a pair.
 enum Unit { WINDOW, DOCUMENT, PAIR };
@@ -1762,20 +1781,42 @@ typedef struct { // tokenising in progress
     Tokenizer *tok;
     enum Unit unit;
     enum Part part;
-    size_t T;           // most targets of a row
-    Ids ids;            // not yet in the file (Ids: a list of ints that grows)
-    size_t n_ids;       // in the file
-    Document *document; // (n) all so far
-    size_t n, cap, seen; // seen: documents taken or not
-    size_t n_cut, n_skipped, first_skipped; // rows cut to the context; rows without a target
-    Chat chat;
+    size_t T;            // most targets of a row
+    Ids ids;             // not yet in the file (Ids: a list of ints that grows)
+    Text block;          // of a plain text: not yet tokenised
+    bool inside;         // the block is not the first one of its file
+    Document *document;  // (n) all so far
+    size_t n, cap, n_ids; // n_ids: in the file
+    size_t n_seen;       // documents, taken or not
+    size_t n_cut, n_skipped, first_skipped; // rows cut to the context; records without a target
 } Builder;
 
-// Makes the ids from index `from` on a document. A row that is too long is cut. `bytes` is the size
-// of its text; for 0, and after a cut, those of the trained tokens are counted.
-// False if that is none: then the row has nothing to train, and is dropped.
-static bool end_document(Builder *b, size_t from, double bytes, double floor) {
+// Appends the ids of a record's list of messages, up to where the assistant begins to speak (with
+// `think`: to think) if `prompt`; else the whole, with the marks. Returns what is wrong, or NULL.
+static const char *encode_chat(Tokenizer *tok, const Json *record, const Json *messages,
+                               bool prompt, bool think, Ids *out) {
+    Chat chat = {{0}, {0}};
+    const char *error = chat_record(&chat, record, messages, prompt, think);
+    if (!error && prompt) tokenizer_encode(tok, chat.text.s, chat.text.len, true, out);
+    else if (!error) chat_encode(tok, &chat, out);
+    free(chat.text.s);
+    free(chat.cut.id);
+    return error;
+}
+
+// Appends the ids of a text, all of them trained.
+static void encode_trained(Tokenizer *tok, const char *s, size_t n, Ids *out) {
+    size_t from = out->n;
+    tokenizer_encode(tok, s, n, true, out);
+    for (size_t i = from; i < out->n; i++) out->id[i] |= TRAINED;
+}
+
+// Makes a document of the ids since the last one. A row that is too long is cut. `bytes` is the
+// size of its text; for 0, and after a cut, those of the trained tokens are counted. False if that
+// is none: then there is nothing to train.
+static bool end_document(Builder *b, double bytes, double floor) {
     Ids *ids = &b->ids;
+    size_t from = b->n ? b->document[b->n - 1].to - b->n_ids : 0;
     if (b->unit != WINDOW && ids->n - from > b->T + 1) {
         ids->n = from + b->T + 1;
         b->n_cut++;
@@ -1785,141 +1826,123 @@ static bool end_document(Builder *b, size_t from, double bytes, double floor) {
     bool count = bytes == 0;
     for (size_t i = from + 1; count && i < ids->n; i++)
         if (ids->id[i] & TRAINED) bytes += b->tok->token[ids->id[i] & ~TRAINED].len;
-    if (b->unit != WINDOW && bytes == 0) return false;
 
     b->document = grow(b->document, &b->cap, b->n + 1, sizeof *b->document);
     b->document[b->n++] = (Document){b->n_ids + from, b->n_ids + ids->n, bytes, floor};
-    return true;
+    return bytes > 0;
 }
 
-// Tokenises a text, or one stretch of a plain text; every token is trained.
+// Adds a text, or a block of a plain text, which may have a neighbour on each side.
 static bool add_text(Builder *b, const char *s, size_t n, bool begins, bool ends, double floor) {
-    size_t from = b->ids.n;
-    if (begins && b->tok->bos >= 0) ids_push(&b->ids, b->tok->bos);
-    tokenizer_encode(b->tok, s, n, true, &b->ids);
-    if (ends && b->tok->eos >= 0) ids_push(&b->ids, b->tok->eos);
-    for (size_t i = from; i < b->ids.n; i++) b->ids.id[i] |= TRAINED;
-    return end_document(b, from, n, floor);
+    if (begins && b->tok->bos >= 0) ids_push(&b->ids, b->tok->bos | TRAINED);
+    encode_trained(b->tok, s, n, &b->ids);
+    if (ends && b->tok->eos >= 0) ids_push(&b->ids, b->tok->eos | TRAINED);
+    return end_document(b, n, floor);
 }
 
-// Tokenises the list of messages `key` of a record.
+// Adds the list of messages `key` of a record.
 static bool add_chat(Builder *b, const Reader *r, const char *key) {
-    size_t from = b->ids.n;
-    const char *error = chat_record(&b->chat, r->json, json_get(r->json, key), false, false);
+    const char *error = encode_chat(b->tok, r->json, json_get(r->json, key), false, false, &b->ids);
     if (error) die("%s:%zu: \"%s\": %s", r->path, r->number, key, error);
-    chat_encode(b->tok, &b->chat, &b->ids);
-    return end_document(b, from, 0, NAN);
+    return end_document(b, 0, NAN);
 }
 
 // False if the record has nothing to train.
 static bool add_record(Builder *b, const Reader *r) {
     const Json *text = json_get(r->json, "text");
     const Json *bits = json_get(r->json, "bits"); // the floor, where the source knows it
-    if (text && text->type == JSON_STRING && b->unit != PAIR)
-        return add_text(b, text->s, text->len, true, true,
-                        bits && bits->type == JSON_NUMBER ? bits->number : NAN);
-    if (b->unit == WINDOW)
-        die("%s:%zu: a pretraining record needs a string called \"text\"", r->path, r->number);
-    if (b->unit == DOCUMENT) return add_chat(b, r, "conversations");
-    return add_chat(b, r, "chosen") && add_chat(b, r, "rejected");
+    bool known = bits && bits->type == JSON_NUMBER;
+    if (b->unit == PAIR) return add_chat(b, r, "chosen") && add_chat(b, r, "rejected");
+    if (!text || text->type != JSON_STRING) return add_chat(b, r, "conversations");
+    return add_text(b, text->s, text->len, true, true, known ? bits->number : NAN);
 }
 
-// Counts a document; is it in the part that is being tokenised?
+// Counts a document; true if it is in the part that is being tokenised.
 static bool is_taken(Builder *b) {
-    bool held = b->seen++ % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1;
+    bool held = b->n_seen++ % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1;
     return b->part == ALL || held == (b->part == HELD_PART);
+}
+
+// Adds the block of a plain text that has been read. A held-out block has no neighbours.
+static void add_block(Builder *b, bool last) {
+    bool alone = b->part == HELD_PART;
+    if (is_taken(b)) add_text(b, b->block.s, b->block.len, !b->inside || alone, last || alone, NAN);
+    b->inside = !last;
+    b->block.len = 0;
 }
 
 // Adds the documents of a file. Their ids go to the cache at once, so that memory stays small.
 static void add_file(Builder *b, const char *path, FILE *cache) {
     Reader r = reader_open(path); // reads JSONL records, or the lines of a plain text
-    Text block = {0};             // Text: a string that grows
-    bool first = true, alone = b->part == HELD_PART; // a held-out stretch has no neighbours
     for (bool more = true; more;) {
         size_t n = b->n;
         more = reader_next(&r);
         if (r.kind == PLAIN && b->unit != WINDOW) die("%s: is no JSONL, as this stage needs", path);
-        if (more && r.kind == PLAIN) text_append(&block, r.line, r.len);
-        if (r.kind == PLAIN && (!more || block.len >= TEXT_BLOCK)) {
-            if (is_taken(b)) add_text(b, block.s, block.len, first || alone, !more || alone, NAN);
-            first = false;
-            block.len = 0;
-        }
+        if (b->block.len && (!more || b->block.len >= TEXT_BLOCK)) add_block(b, !more);
+        if (more && r.kind == PLAIN) text_append(&b->block, r.line, r.len);
         if (more && r.kind == JSONL && is_taken(b) && !add_record(b, &r)) {
             b->n = n; // a pair without one side loses the other one too
             b->ids.n = 0;
             if (!b->n_skipped++) b->first_skipped = r.number;
         }
-        if (b->ids.n) fwrite(b->ids.id, sizeof(int), b->ids.n, cache);
+        fwrite(b->ids.id, sizeof(int), b->ids.n, cache);
         b->n_ids += b->ids.n;
         b->ids.n = 0;
     }
-    free(block.s);
     reader_close(&r);
 }
 
-// Options that take files take several, with commas between them. The next name of such a list, or
-// NULL; moves *list behind it. The caller frees the name.
-static char *next_file(const char **list) {
+// Options that take files take several, with commas between them. Copies the next name of such a
+// list to path and moves *list behind it; false at the end.
+static bool next_file(const char **list, char path[FILENAME_MAX]) {
     *list += **list == ',';
     size_t n = strcspn(*list, ",");
-    char *path = n ? format("%.*s", (int)n, *list) : NULL; // format: a new string, as by printf
+    snprintf(path, FILENAME_MAX, "%.*s", (int)n, *list);
     *list += n;
-    return path;
+    return n > 0;
+}
+
+// Maps a file into memory: its pages are read when they are used. NULL if it is empty.
+static const void *map_file(const char *path, size_t *size) {
+    FILE *f = open_file(path, "rb");
+    struct stat st;
+    if (fstat(fileno(f), &st) || !S_ISREG(st.st_mode)) die("%s: is not a regular file", path);
+    *size = (size_t)st.st_size;
+    void *map = *size ? mmap(NULL, *size, PROT_READ, MAP_PRIVATE, fileno(f), 0) : NULL;
+    if (map == MAP_FAILED) die("%s: cannot be mapped into memory", path);
+    fclose(f);
+    return map;
 }
 
 // A hash of the contents of every file in a list.
 static uint64_t hash_files(uint64_t hash, const char *list) {
-    char *path, block[1 << 14];
-    while ((path = next_file(&list))) {
-        FILE *f = open_file(path, "rb");
-        struct stat st;
-        if (fstat(fileno(f), &st) || !S_ISREG(st.st_mode))
-            die("%s: data has to be a regular file, which is read twice", path);
-        for (size_t n; (n = fread(block, 1, sizeof block, f)) > 0;)
-            hash = hash_bytes(hash, block, n);
-        hash = splitmix64(hash + 1); // one file is not the same as its two halves
-        fclose(f);
-        free(path);
+    char path[FILENAME_MAX];
+    while (next_file(&list, path)) {
+        size_t size;
+        const char *text = map_file(path, &size);
+        hash = splitmix64(hash_bytes(hash, text, size) + 1); // a file is not the same as its halves
+        munmap((void *)text, size);
     }
     return hash;
 }
 
-static void build_cache(Builder *b, const char *list, const char *name) {
-    char *documents = format("%s.documents", name), *path;
-    NewFile file = new_file("out/cache", name); // takes this name only when it is complete
+static void build_cache(Builder *b, const char *list, const char *ids, const char *documents) {
+    char path[FILENAME_MAX];
+    make_dir("out/cache");
+    NewFile file = new_file(".", ids); // takes this name only when it is complete
     double start = seconds();
-    while ((path = next_file(&list))) {
-        add_file(b, path, file.f);
-        free(path);
-    }
+    while (next_file(&list, path)) add_file(b, path, file.f);
     new_file_done(&file);
-    file = new_file("out/cache", documents);
-    if (b->n) fwrite(b->document, sizeof *b->document, b->n, file.f);
-    new_file_done(&file);
-    fprintf(stderr, "%zu tokens in %zu documents: tokenised into out/cache/%s (%.1f s)\n", b->n_ids,
-            b->n, name, seconds() - start);
+    write_file(".", documents, &(Text){(char *)b->document, b->n * sizeof(Document), 0});
+    fprintf(stderr, "%zu tokens in %zu documents: tokenised into %s (%.1f s)\n", b->n_ids,
+            b->n, ids, seconds() - start);
     if (b->n_cut) fprintf(stderr, "%zu rows were longer than %zu tokens and cut\n", b->n_cut, b->T);
     if (b->n_skipped)
         fprintf(stderr, "%zu records had nothing to train and were skipped, first line %zu\n",
                 b->n_skipped, b->first_skipped);
-    free(documents);
     free(b->ids.id);
+    free(b->block.s);
     free(b->document);
-    free(b->chat.text.s);
-    free(b->chat.cut.id);
-}
-
-// Maps a file of elements of this size into memory; *n is their number. NULL if it is empty.
-static const void *map_file(const char *path, size_t *n, size_t size) {
-    FILE *f = open_file(path, "rb");
-    struct stat st;
-    if (fstat(fileno(f), &st)) die("%s: cannot be read", path);
-    *n = (size_t)st.st_size / size;
-    void *map = *n ? mmap(NULL, st.st_size, PROT_READ, MAP_PRIVATE, fileno(f), 0) : NULL;
-    fclose(f);
-    if (map == MAP_FAILED) die("%s: cannot be mapped into memory", path);
-    return map;
 }
 
 // A part of the files in a list (names with commas) as tokens, in units of this kind with at most T
@@ -1929,27 +1952,31 @@ static Tokens tokens_open(const char *list, enum Part part, Tokenizer *tok, enum
     uint64_t kind = (CACHE_VERSION * 4 + unit) * 4 + part;
     uint64_t hash = splitmix64(tok->fingerprint ^ splitmix64(kind));
     if (unit != WINDOW) hash = splitmix64(hash + T);
-    char *path = format("out/cache/%016" PRIx64 ".ids", hash_files(hash, list));
-    char *documents = format("%s.documents", path);
+    char ids[64], documents[80];
+    snprintf(ids, sizeof ids, "out/cache/%016" PRIx64 ".ids", hash_files(hash, list));
+    snprintf(documents, sizeof documents, "%s.documents", ids);
     Builder b = {.tok = tok, .unit = unit, .part = part, .T = T};
-    if (access(documents, R_OK)) build_cache(&b, list, strrchr(path, '/') + 1);
+    if (access(documents, R_OK)) build_cache(&b, list, ids, documents);
 
     Tokens t;
-    t.id = map_file(path, &t.n_ids, sizeof *t.id);
-    t.document = map_file(documents, &t.n, sizeof *t.document);
-    for (size_t i = 0; i < t.n; i++) {
-        const Document *d = &t.document[i];
+    t.id = map_file(ids, &t.n_ids);
+    t.document = map_file(documents, &t.n);
+    t.n_ids /= sizeof *t.id;
+    t.n /= sizeof *t.document;
+    bool damaged = false;
+    for (size_t i = 0; i < t.n_ids; i++)
+        damaged |= t.id[i] < 0 || (t.id[i] & ~TRAINED) >= tok->vocab_size;
+    for (const Document *d = t.document; d < t.document + t.n; d++) {
         bool fits = unit == WINDOW || d->to - d->from <= T + 1;
-        if (d->from > d->to || d->to > t.n_ids || !fits) die("%s: is damaged; delete it", path);
+        damaged |= d->from > d->to || d->to > t.n_ids || !fits;
     }
-    free(path);
-    free(documents);
+    if (damaged) die("%s: is damaged: delete out/cache", ids);
     return t;
 }
 
 static void tokens_close(Tokens *t) {
-    if (t->n_ids) munmap((void *)t->id, t->n_ids * sizeof *t->id);
-    if (t->n) munmap((void *)t->document, t->n * sizeof *t->document);
+    munmap((void *)t->id, t->n_ids * sizeof *t->id);
+    munmap((void *)t->document, t->n * sizeof *t->document);
 }
 
 // ---- from tokens to batches ---------------------------------------------------------------------
@@ -1959,8 +1986,7 @@ typedef struct {
     enum Unit unit;
     size_t T;                     // most targets of a row
     size_t n_units, next, *order; // (n_units) this epoch's units in random order
-    size_t phase, epoch;          // window w starts at id phase + w T
-    int vocab_size;
+    size_t epoch;                 // that will start next
     uint64_t seed;
 } Data;
 
@@ -1972,8 +1998,7 @@ static size_t epoch_phase(const Data *d, size_t epoch) {
 
 static size_t epoch_units(const Data *d, size_t epoch) {
     if (d->unit != WINDOW) return d->train.n / d->unit;
-    if (d->train.n_ids <= d->T) return 0;
-    return (d->train.n_ids - 1 - epoch_phase(d, epoch)) / d->T;
+    return d->train.n_ids > d->T ? (d->train.n_ids - 1 - epoch_phase(d, epoch)) / d->T : 0;
 }
 
 // Puts x, n groups of `width` numbers, in random order: Fisher and Yates.
@@ -2015,7 +2040,6 @@ static void start_epoch(Data *d, size_t units_per_step) {
         for (size_t i = 0; i < n; i++) order[i] &= ((size_t)1 << SHIFT) - 1;
         shuffle(order, (n - 1) / units_per_step, units_per_step, stream + n); // not a smaller last
     }
-    d->phase = d->unit == WINDOW ? epoch_phase(d, d->epoch) : 0;
     d->order = order;
     d->n_units = n;
     d->next = 0;
@@ -2023,23 +2047,22 @@ static void start_epoch(Data *d, size_t units_per_step) {
 }
 
 // From n + 1 ids the n that are read and, for each, the id that should come next, or -1 if that one
-// is not trained; filled up to T. This is the one place where labels are shifted.
-static void shift_labels(int *in, int *target, const int *ids, size_t n, size_t T, int vocab_size) {
+// is not trained; filled up to T. Returns the number of targets. This is the one place where labels
+// are shifted.
+static size_t shift_labels(int *in, int *target, const int *ids, size_t n, size_t T) {
+    size_t n_targets = 0;
     for (size_t t = 0; t < T; t++) {
-        int id = t < n ? ids[t] & ~TRAINED : 0, next = t < n ? ids[t + 1] : 0;
-        if (id < 0 || id >= vocab_size || next < 0 || (next & ~TRAINED) >= vocab_size)
-            die("the token cache is damaged: delete out/cache");
-        in[t] = id;
+        int next = t < n ? ids[t + 1] : 0;
+        in[t] = t < n ? ids[t] & ~TRAINED : 0;
         target[t] = next & TRAINED ? next & ~TRAINED : -1;
+        n_targets += target[t] >= 0;
     }
+    return n_targets;
 }
 
 // Makes n + 1 ids row r of the batch, padded to b->T. Returns the number of its targets.
-static size_t batch_set_row(Batch *b, size_t r, const int *ids, size_t n, int vocab_size) {
-    int *target = b->target + r * b->T; // (T)
-    size_t n_targets = 0;
-    shift_labels(b->ids + r * b->T, target, ids, n, b->T, vocab_size);
-    for (size_t t = 0; t < n; t++) n_targets += target[t] >= 0;
+static size_t batch_set_row(Batch *b, size_t r, const int *ids, size_t n) {
+    size_t n_targets = shift_labels(b->ids + r * b->T, b->target + r * b->T, ids, n, b->T);
     b->length[r] = (int)n;
     b->n_targets += n_targets;
     return n_targets;
@@ -2048,7 +2071,7 @@ static size_t batch_set_row(Batch *b, size_t r, const int *ids, size_t n, int vo
 // Where row r of the step that begins at unit d->next has its ids.
 static Document row_of(const Data *d, size_t r) {
     if (d->unit == WINDOW) {
-        size_t from = d->phase + d->order[d->next + r] * d->T;
+        size_t from = epoch_phase(d, d->epoch - 1) + d->order[d->next + r] * d->T;
         return (Document){.from = from, .to = from + d->T + 1};
     }
     size_t unit = d->order[d->next + r / d->unit];
@@ -2069,7 +2092,7 @@ static void data_fill(Data *d, Batch *b, size_t units) {
     }
     for (size_t r = 0; r < b->rows; r++) {
         Document row = row_of(d, r);
-        batch_set_row(b, r, d->train.id + row.from, row.to - row.from - 1, d->vocab_size);
+        batch_set_row(b, r, d->train.id + row.from, row.to - row.from - 1);
     }
     d->next += n;
 }
@@ -2096,31 +2119,16 @@ typedef struct { // what a command was told; option_table in chapter 12 says wha
     long recompute, think, plain;
     double lr, beta2, weight_decay, clip, beta, until;
     Sampling sampling;
-    Config set;                 // fields of the configuration that were given as options,
-    bool is_set[CONFIG_FIELDS]; // and which ones those are
+    Text fields; // of the configuration, that were given as options: "name=value name=value ..."
 } Options;
 
-typedef struct { // the result of a measurement: figures by name
-    struct {
-        const char *name;
-        double value, error; // standard error, or NAN
-    } figure[12];
-    int n;
-    double watched; // the one that --until compares; NAN: there was nothing to measure
-    bool less_is_better;
-} Evaluation;
-
-typedef struct { // what to measure
-    const char *task;       // one of --task's
-    const char *files;      // on these files, or else
-    const Tokens *held_out; // on this part of the training data, in rows of `context` tokens
-    size_t context;
-    const double *ref_nats; // DPO: what the reference gave to the held-out documents
-} Exam;
-
-// Chapters 10 and 9.
-static Evaluation evaluate(const Model *model, Tokenizer *tok, const Options *o, Exam exam);
+// Chapters 9 and 10.
 static void checkpoint_save(const Model *model, const Tokenizer *tok, const char *dir);
+static Figures evaluate(const Model *model, Tokenizer *tok, const Options *o, const char *task,
+                        const char *files);
+static Figures evaluate_text(const Model *model, Acts *a, const Tokens *data, size_t context);
+static Figures evaluate_pairs(const Model *model, Acts *a, const Tokens *data, size_t context,
+                              const double *ref_nats);
 
 typedef struct Stage Stage;
 
@@ -2139,83 +2147,87 @@ typedef struct { // a stage in progress
 
 struct Stage {
     const char *name;
-    double lr;              // default highest learning rate
-    void (*prepare)(Run *); // opens the data: sets rows, pass_rows, T and total
-    void (*begin)(Run *);   // called once when the model is there; or NULL
-    void (*fill)(Run *);    // the next step's rows into the batch
-    Objective *objective;   // is given run->own
-    Evaluation (*measure)(Run *); // unless --task says what to measure
-    void (*end)(Run *);     // frees `own`; or NULL
+    double lr;                 // default highest learning rate
+    enum Unit unit;            // what the data is cut into
+    void (*prepare)(Run *);    // opens the data: sets rows, pass_rows, T and total
+    void (*begin)(Run *);      // called once when the model is there; or NULL
+    void (*fill)(Run *);       // the next step's rows into the batch
+    Objective *objective;      // is given run->own
+    Figures (*measure)(Run *); // unless --task says what to measure
+    void (*end)(Run *);        // frees run->own; or NULL
 };
+
+static Batch batch_new(size_t rows, size_t T) {
+    int *ids = xcalloc(3 * rows * T + rows, sizeof *ids); // all four arrays
+    return (Batch){.ids = ids, .target = ids + rows * T, .at = ids + 2 * rows * T,
+                   .length = ids + 3 * rows * T};
+}
+
+static void batch_free(Batch *b) { free(b->ids); }
 
 // ---- the log-probability of whole documents -----------------------------------------------------
 
+typedef struct { // a stretch of a document that fits into the context
+    size_t document, from, n;
+} Piece;
+
+// Adds -logp of the targets of B pieces to nats, and their number to tokens, at their documents.
+static void score_pieces(const Model *model, Acts *a, const Tokens *data, const Piece *piece,
+                         size_t B, size_t T, double *nats, double *tokens) {
+    Batch batch = batch_new(B, T); // padded to the longest piece, T
+    for (size_t b = 0; b < B; b++)
+        shift_labels(batch.ids + b * T, batch.target + b * T, data->id + piece[b].from, piece[b].n,
+                     T);
+    logp_of(model, a, batch.ids, batch.target, NULL, B, T);
+    for (int i = 0; i < a->n_out; i++) {
+        size_t document = piece[a->out_row[i] / T].document;
+        nats[document] -= a->logp[i];
+        if (tokens) tokens[document]++;
+    }
+    batch_free(&batch);
+}
+
 // Adds up -logp over the targets of each of n documents, into nats (n) and, if not NULL, tokens
-// (n). A document longer than the context is cut into pieces that do not see each other. Pieces are
-// batched in their order, padded to the longest of the batch.
+// (n), which begin as 0. A document longer than the context is cut into pieces that do not see each
+// other. Pieces are batched in their order, as many as `a` has rows for.
 static void score_documents(const Model *model, Acts *a, const Tokens *data, size_t context,
                             double *nats, double *tokens) {
     enum { MOST = 256 };
-    struct {
-        size_t document, from, len;
-    } piece[MOST];
-    size_t room = a->max_rows;
-    int *in = xcalloc(room, sizeof *in);         // (B, T)
-    int *target = xcalloc(room, sizeof *target); // (B, T)
-    size_t d = 0;                                // the current document,
-    size_t from = data->n ? data->document[0].from : 0; // and its next token
-    context = min_size(context, room);
-    memset(nats, 0, data->n * sizeof *nats);
-    if (tokens) memset(tokens, 0, data->n * sizeof *tokens);
-
-    while (d < data->n) {
-        size_t B = 0, T = 0;
-        while (d < data->n && B < MOST) { // as many pieces as fit
-            if (from + 1 >= data->document[d].to) { // no token is left that has a target
-                d++;
-                from = d < data->n ? data->document[d].from : 0;
-                continue;
+    Piece piece[MOST];
+    size_t B = 0, T = 0; // pieces so far; the longest of them
+    for (size_t d = 0; d < data->n; d++) {
+        const Document *x = &data->document[d];
+        for (size_t from = x->from, n; from + 1 < x->to; from += n) {
+            n = min_size(min_size(context, a->max_rows), x->to - 1 - from);
+            if (B == MOST || (B + 1) * max_size(T, n) > a->max_rows) {
+                score_pieces(model, a, data, piece, B, T, nats, tokens);
+                B = 0;
+                T = 0;
             }
-            size_t len = min_size(context, data->document[d].to - 1 - from);
-            if ((B + 1) * max_size(T, len) > room) break;
-            piece[B].document = d;
-            piece[B].from = from;
-            piece[B].len = len;
-            B++;
-            T = max_size(T, len);
-            from += len;
-        }
-
-        for (size_t b = 0; b < B; b++)
-            shift_labels(in + b * T, target + b * T, data->id + piece[b].from, piece[b].len, T,
-                         (int)model->V);
-        if (B) logp_of(model, a, in, target, NULL, B, T);
-        for (int i = 0; B && i < a->n_out; i++) {
-            size_t owner = piece[a->out_row[i] / T].document;
-            nats[owner] -= a->logp[i];
-            if (tokens) tokens[owner]++;
+            piece[B++] = (Piece){d, from, n};
+            T = max_size(T, n);
         }
     }
-    free(in);
-    free(target);
+    if (B) score_pieces(model, a, data, piece, B, T, nats, tokens);
 }
 
 // ---- the stages ---------------------------------------------------------------------------------
 
-static void prepare_data(Run *run, enum Unit unit, size_t default_seq) {
+static void prepare_data(Run *run) {
     const Options *o = run->o;
     Data *d = &run->data;
+    enum Unit unit = run->stage->unit;
     size_t context = run->model->config.max_position_embeddings;
     size_t rows_per_unit = unit == PAIR ? 2 : 1;
-    size_t T = o->seq ? (size_t)o->seq : min_size(context, default_seq);
+    size_t T = o->seq ? (size_t)o->seq : min_size(context, unit == WINDOW ? 256 : 512);
     if (T > context) die("--seq %zu: max_position_embeddings allows %zu", T, context);
     d->train = tokens_open(o->data, o->held_out ? ALL : TRAIN_PART, run->tok, unit, T);
     d->held = o->held_out ? tokens_open(o->held_out, ALL, run->tok, unit, T)
                           : tokens_open(o->data, HELD_PART, run->tok, unit, T);
+    if (o->rows) d->held.n = min_size(d->held.n, o->rows * rows_per_unit);
     d->T = T;
     d->unit = unit;
     d->seed = splitmix64(o->sampling.seed);
-    d->vocab_size = run->tok->vocab_size;
     if (!d->train.n_ids || !epoch_units(d, 0))
         die("%s: %zu tokens are fewer than one window of --seq %zu and its target, or have no row "
             "to train", o->data, d->train.n_ids, T);
@@ -2233,24 +2245,19 @@ static void fill_from_data(Run *run) {
     data_fill(&run->data, &run->batch, run->o->batch * run->o->accumulate);
 }
 
-static Evaluation measure_text(Run *run) {
-    Exam exam = {"ppl", NULL, &run->data.held, run->data.T, NULL};
-    return evaluate(run->model, run->tok, run->o, exam);
+static Figures measure_text(Run *run) {
+    return evaluate_text(run->model, run->acts, &run->data.held, run->T);
 }
 
-static void prepare_pretraining(Run *run) {
-    prepare_data(run, WINDOW, 256);
+static void begin_pretraining(Run *run) {
     fprintf(stderr, "a model that knows nothing has the loss ln V = %.4f\n", log(run->model->V));
 }
 
-static void prepare_conversations(Run *run) { prepare_data(run, DOCUMENT, 512); }
+static const Stage pretrain_stage = {"pretrain", 2e-3, WINDOW, prepare_data, begin_pretraining,
+                                     fill_from_data, next_token_loss, measure_text, NULL};
 
-static const Stage pretrain_stage = {
-    "pretrain", 2e-3, prepare_pretraining, NULL, fill_from_data, next_token_loss, measure_text,
-    NULL};
-
-static const Stage sft_stage = {
-    "sft", 5e-4, prepare_conversations, NULL, fill_from_data, next_token_loss, measure_text, NULL};
+static const Stage sft_stage = {"sft", 5e-4, DOCUMENT, prepare_data, NULL, fill_from_data,
+                                next_token_loss, measure_text, NULL};
 
 // DPO's reference is the model before its first step: its sums are computed then, once, and no
 // second model is kept.
@@ -2259,8 +2266,6 @@ typedef struct {
     double *train_nats;    // (train.n) minus the reference's log-probability of each document
     double *held_nats;     // (held.n)
 } DpoState;
-
-static void prepare_preferences(Run *run) { prepare_data(run, PAIR, 512); }
 
 static void begin_preferences(Run *run) {
     const Data *d = &run->data;
@@ -2284,10 +2289,9 @@ static void fill_preferences(Run *run) {
         dpo->objective.ref_sum[r] = -dpo->train_nats[pair[r / 2] * 2 + r % 2];
 }
 
-static Evaluation measure_preferences(Run *run) {
+static Figures measure_preferences(Run *run) {
     const DpoState *dpo = run->own;
-    return evaluate(run->model, run->tok, run->o,
-                    (Exam){"pref", NULL, &run->data.held, run->data.T, dpo->held_nats});
+    return evaluate_pairs(run->model, run->acts, &run->data.held, run->T, dpo->held_nats);
 }
 
 static void end_preferences(Run *run) {
@@ -2298,25 +2302,10 @@ static void end_preferences(Run *run) {
     free(dpo);
 }
 
-static const Stage dpo_stage = {
-    "dpo", 5e-5, prepare_preferences, begin_preferences, fill_preferences, dpo_loss,
-    measure_preferences, end_preferences};
+static const Stage dpo_stage = {"dpo", 5e-5, PAIR, prepare_data, begin_preferences,
+                                fill_preferences, dpo_loss, measure_preferences, end_preferences};
 
 // ---- one step -----------------------------------------------------------------------------------
-
-static Batch batch_new(size_t rows, size_t T) {
-    return (Batch){.ids = xcalloc(rows * T, sizeof(int)),
-                   .target = xcalloc(rows * T, sizeof(int)),
-                   .at = xcalloc(rows * T, sizeof(int)),
-                   .length = xcalloc(rows, sizeof(int))};
-}
-
-static void batch_free(Batch *b) {
-    free(b->ids);
-    free(b->target);
-    free(b->at);
-    free(b->length);
-}
 
 // Forward pass of rows row .. row + rows - 1 of a batch; fills b->at.
 static void batch_logp(const Model *model, Acts *a, const Batch *b, size_t row, size_t rows) {
@@ -2340,7 +2329,7 @@ static Report accumulate_gradients(Model *model, Acts *a, const Batch *b, size_t
         size_t rows = min_size(pass_rows, b->rows - row);
         a->aux_share = (float)rows / b->rows;
         batch_logp(model, a, b, row, rows);
-        r.loss += objective(a->dlogp, a->logp, a->n_out, b, own, &r);
+        r.loss += objective(a->dlogp, a->logp, a->n_out, b, own, &r.more);
         r.aux_loss += a->aux_loss;
         model_backward(model, a);
         for (size_t i = 0; i < model->L * model->E; i++)
@@ -2382,8 +2371,8 @@ static void print_progress(const Run *run, long step, const Report *r, double lr
     bool terminal = isatty(STDERR_FILENO);
     fprintf(stderr, "%s%s %ld/%ld  loss %.4f  lr %.2e  norm %.2f", terminal ? "\r\033[K" : "",
             run->stage->name, step, run->total, r->loss, lr, r->grad_norm);
-    for (int i = 0; i < r->n_stats; i++)
-        fprintf(stderr, "  %s %.3g", r->stat[i].name, r->stat[i].value);
+    for (int i = 0; i < r->more.n; i++)
+        fprintf(stderr, "  %s %.3g", r->more.figure[i].name, r->more.figure[i].value);
     fprintf(stderr, "  %.0f tokens/s  %d:%02d left", speed, (int)left / 60, (int)left % 60);
     if (run->model->E)
         fprintf(stderr, "  load %.0f-%.0f%%", 100 * r->load_least, 100 * r->load_most);
@@ -2395,14 +2384,14 @@ static void write_csv(FILE *csv, const Run *run, long step, const Report *r, dou
                       double speed, double measured) {
     if (step == 1) {
         fprintf(csv, "step,loss,aux_loss,lr,grad_norm,tokens_per_second,load_least,load_most");
-        for (int i = 0; i < r->n_stats; i++) fprintf(csv, ",%s", r->stat[i].name);
+        for (int i = 0; i < r->more.n; i++) fprintf(csv, ",%s", r->more.figure[i].name);
         fprintf(csv, ",held_out\n");
     }
     fprintf(csv, "%ld,%.6f,%.6f,%.4g,%.4f,%.0f,", step, r->loss, r->aux_loss, lr, r->grad_norm,
             speed);
     if (run->model->E) fprintf(csv, "%.3f,%.3f", r->load_least, r->load_most);
     else fprintf(csv, ",");
-    for (int i = 0; i < r->n_stats; i++) fprintf(csv, ",%.6g", r->stat[i].value);
+    for (int i = 0; i < r->more.n; i++) fprintf(csv, ",%.6g", r->more.figure[i].value);
     if (isfinite(measured)) fprintf(csv, ",%.6f\n", measured);
     else fprintf(csv, ",\n");
     fflush(csv);
@@ -2411,13 +2400,11 @@ static void write_csv(FILE *csv, const Run *run, long step, const Report *r, dou
 // Measures what --task, or the stage, says, and prints it. Returns the watched figure.
 static double measure(Run *run, bool *reached) {
     const Options *o = run->o;
-    Evaluation e = o->task ? evaluate(run->model, run->tok, o, (Exam){o->task, o->eval_data,
-                                                                     &run->data.held, run->data.T,
-                                                                     NULL})
-                           : run->stage->measure(run);
-    if (e.n) fprintf(stderr, "measured:");
+    Figures e = o->task ? evaluate(run->model, run->tok, o, o->task, o->eval_data)
+                        : run->stage->measure(run);
+    fprintf(stderr, "measured:");
     for (int i = 0; i < e.n; i++) fprintf(stderr, "  %s %.6g", e.figure[i].name, e.figure[i].value);
-    if (e.n) fprintf(stderr, "\n");
+    fprintf(stderr, e.n ? "\n" : "  nothing is held out\n");
     *reached = e.less_is_better ? e.watched <= o->until : e.watched >= o->until;
     return e.watched;
 }
@@ -2498,33 +2485,15 @@ static int by_logit(const void *a, const void *b) { // largest first, ties by id
     return x->id - y->id;
 }
 
-// The k-th largest of x (n), 1 <= k <= n, by keeping the k largest so far in order.
-static float kth_largest(const float *x, size_t n, size_t k) {
-    float *best = xcalloc(k, sizeof *best); // (k)
-    size_t kept = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (kept == k && !(x[i] > best[k - 1])) continue;
-        size_t j = kept < k ? kept++ : k - 1;
-        for (; j > 0 && best[j - 1] < x[i]; j--) best[j] = best[j - 1];
-        best[j] = x[i];
-    }
-    float result = best[k - 1];
-    free(best);
-    return result;
-}
-
 // logits (V), in place: temperature divides them; the repetition penalty acts once on each distinct
 // token of the history (a positive logit is divided by it, any other multiplied).
-static void adjust_logits(float *logits, size_t V, const int *history, size_t n,
-                          const Sampling *s) {
-    bool greedy = s->temperature < 1e-20; // below, dividing would overflow
-    for (size_t v = 0; v < V && !greedy; v++) logits[v] /= s->temperature;
-
+static void adjust_logits(float *logits, size_t V, double temperature, double penalty,
+                          const int *history, size_t n) {
     bool *seen = xcalloc(V, sizeof *seen); // (V)
+    for (size_t v = 0; v < V; v++) logits[v] /= temperature;
     for (size_t i = 0; i < n; i++) {
         float *x = &logits[history[i]];
-        double factor = *x > 0 ? 1 / s->repetition_penalty : s->repetition_penalty;
-        if (!seen[history[i]]) *x *= factor;
+        if (!seen[history[i]]) *x *= *x > 0 ? 1 / penalty : penalty;
         seen[history[i]] = true;
     }
     free(seen);
@@ -2536,17 +2505,20 @@ static void adjust_logits(float *logits, size_t V, const int *history, size_t n,
 // what is left. Temperature 0 leaves the most probable token alone.
 static void sampling_distribution(float *logits, size_t V, const int *history, size_t n,
                                   const Sampling *s) {
-    bool greedy = s->temperature < 1e-20;
-    size_t k = greedy ? 1 : s->top_k;
-    adjust_logits(logits, V, history, n, s);
-    float least = k > 0 && k < V ? kth_largest(logits, V, k) : -INFINITY;
+    bool greedy = s->temperature < 1e-20; // dividing by it would overflow
+    size_t k = greedy ? 1 : min_size(s->top_k ? (size_t)s->top_k : V, V), n_kept = 0;
     Candidate *kept = xcalloc(V, sizeof *kept); // (n_kept)
     float *probs = xcalloc(V, sizeof *probs);   // (n_kept)
-    size_t n_kept = 0;
-    for (size_t v = 0; v < V; v++)
-        if (logits[v] >= least) kept[n_kept++] = (Candidate){logits[v], (int)v};
-    if (s->top_p < 1 || greedy) qsort(kept, n_kept, sizeof *kept, by_logit);
-    if (greedy) n_kept = 1;
+    adjust_logits(logits, V, greedy ? 1 : s->temperature, s->repetition_penalty, history, n);
+    for (size_t v = 0; v < V; v++) { // the k largest so far; if that is not all, in order
+        if (n_kept == k && !(logits[v] > kept[k - 1].logit)) continue;
+        size_t j = n_kept < k ? n_kept++ : k - 1;
+        for (; k < V && j > 0 && kept[j - 1].logit < logits[v]; j--) kept[j] = kept[j - 1];
+        kept[j] = (Candidate){logits[v], (int)v};
+    }
+    for (size_t v = kept[k - 1].id + 1; v < V && !greedy; v++) // ties with the last one stay
+        if (logits[v] == kept[k - 1].logit) kept[n_kept++] = (Candidate){logits[v], (int)v};
+    if (k == V && s->top_p < 1) qsort(kept, V, sizeof *kept, by_logit);
 
     for (size_t i = 0; i < n_kept; i++) probs[i] = kept[i].logit;
     op->softmax_forward(probs, probs, 1, n_kept);
@@ -2579,8 +2551,7 @@ static int sample_token(const float *probs, size_t V, double u) {
 
 // Copies the first n positions of one slot to another: their prompts are the same.
 static void copy_slot(const Model *model, Acts *a, size_t from, size_t to, size_t n) {
-    size_t position = model->KV * model->D; // floats
-    size_t slot = a->room * position;
+    size_t position = model->KV * model->D, slot = a->room * position; // floats
     for (size_t l = 0; l < model->L; l++) {
         LayerActs *act = &a->layer[l];
         memcpy(act->k + to * slot, act->k + from * slot, n * position * sizeof(float));
@@ -2612,80 +2583,73 @@ static void decode_step(const Model *model, Acts *a, const int *ids, size_t B, c
 }
 
 typedef struct {
-    Ids ids;       // the prompt, and then what was drawn
-    size_t prompt; // tokens of the prompt
-    bool done;     // the end token was drawn
+    Ids ids;         // the prompt, and then the tokens that were drawn
+    size_t prompt;   // tokens of the prompt
+    bool done;       // the end token was drawn
+    Text text;       // the drawn tokens as text, without the end token
+    Utf8Stream utf8; // holds back the first bytes of a character until the last has come
+    Text accepted;   // what would be right, in a test: see chapter 10
 } Answer;
 
-typedef struct { // an answer that is printed while it is drawn
-    Utf8Stream utf8; // holds back the first bytes of a character until the last has come
-    Text text;
-} Speaker;
-
-static void speak(Speaker *s, const Tokenizer *tok, int id) { // id -1: the end
-    s->text.len = 0;
-    if (id < 0) {
-        decode_end(&s->utf8, &s->text);
-        text_append(&s->text, "\n", 1);
-    } else if (id != tok->eos) decode_token(tok, id, &s->utf8, &s->text);
-    if (s->text.len) fwrite(s->text.s, 1, s->text.len, stdout);
+// Draws the next token of an answer from its logits (V), which are overwritten. A model may have
+// more rows than its tokenizer has tokens; those are never drawn.
+static void draw_token(Answer *x, float *logits, const Tokenizer *tok, const Sampling *s,
+                       uint64_t stream, bool aloud) {
+    sampling_distribution(logits, tok->vocab_size, x->ids.id, x->ids.n, s);
+    int id = sample_token(logits, tok->vocab_size, uniform(stream, x->ids.n));
+    size_t shown = x->text.len;
+    ids_push(&x->ids, id);
+    x->done = id == tok->eos;
+    text_append(&x->text, "", 0); // no longer NULL
+    if (!x->done) decode_token(tok, id, &x->utf8, &x->text);
+    if (!aloud) return;
+    fwrite(x->text.s + shown, 1, x->text.len - shown, stdout);
     fflush(stdout);
 }
 
-// Prefills the prompts of n answers in slots 0 .. n - 1. An answer whose neighbour has the same
-// prompt copies its part of the cache. logits (n, V) gets what follows each prompt.
-static void prefill_prompts(const Model *model, Acts *a, Answer *answer, size_t n, float *logits) {
-    for (size_t i = 0; i < n; i++) {
-        const Ids *ids = &answer[i].ids;
-        const Ids *left = i > 0 ? &answer[i - 1].ids : NULL;
-        bool same = left && left->n == ids->n && !memcmp(left->id, ids->id, ids->n * sizeof(int));
-        answer[i].prompt = ids->n;
-        if (same) copy_slot(model, a, i - 1, i, ids->n);
-        else prefill(model, a, ids->id, ids->n, 0, (int)i);
-        memcpy(logits + i * model->V, same ? logits + (i - 1) * model->V : a->logits,
-               model->V * sizeof *logits);
-    }
-}
-
 // Continues n sequences, in slots 0 .. n - 1 of the cache, until each has drawn the end token, or
-// max_new_tokens, or fills the cache. All that are not done share every pass over the weights. Each
-// draws from random numbers of its own. What is drawn together or alone is the same text, except
-// where two tokens are equally probable to 6 digits: a product of 12 rows and more adds up in
-// another order, which moves logits by about 3e-7. A model may have more rows than its tokenizer
-// has tokens; those are never drawn. With `aloud` the first sequence is printed as it is drawn, and
-// Ctrl-C ends it; without, Ctrl-C has no effect here, for it must not cut a measurement short.
+// max_new_tokens, or fills the cache. Neighbours with equal prompts share one prefill; then all
+// that are not done share every pass over the weights. Each draws from random numbers of its own.
+// What is drawn together or alone is the same text, except where two tokens are equally probable to
+// 6 digits: a product of 12 rows and more adds up in another order, which moves logits by about
+// 3e-7. With `aloud` the text is printed as it is drawn, and Ctrl-C ends it; without, Ctrl-C has no
+// effect here, for it must not cut a measurement short.
 static void complete(const Model *model, Acts *a, const Tokenizer *tok, Answer *answer, size_t n,
-                     const Sampling *s, Speaker *aloud) {
-    size_t V = model->V, most = s->max_new_tokens;
-    int *past = xcalloc(3 * n, sizeof *past);           // (n)
-    int *slot = past + n;                               // (n)
-    int *next = slot + n;                               // (n) the tokens drawn last
-    float *logits = xcalloc(n * V, sizeof *logits);     // (n, V)
-    prefill_prompts(model, a, answer, n, logits);
+                     const Sampling *s, bool aloud) {
+    int *past = xcalloc(3 * n, sizeof *past); // (n)
+    int *slot = past + n;                     // (n)
+    int *next = slot + n;                     // (n) the tokens drawn last
+    size_t logits_size = model->V * sizeof(float);
+    float *logits = xcalloc(model->V, sizeof *logits); // (V) those after the last prompt
+    for (size_t i = 0; i < n; i++) {
+        Answer *x = &answer[i], *left = i > 0 ? x - 1 : NULL;
+        x->prompt = x->ids.n;
+        if (left && left->prompt == x->prompt &&
+            !memcmp(left->ids.id, x->ids.id, x->prompt * sizeof(int))) {
+            copy_slot(model, a, i - 1, i, x->prompt);
+        } else {
+            prefill(model, a, x->ids.id, x->prompt, 0, (int)i);
+            memcpy(logits, a->logits, logits_size);
+        }
+        memcpy(a->logits, logits, logits_size); // draw_token overwrites them
+        draw_token(x, a->logits, tok, s, splitmix64(s->seed + i), aloud);
+    }
 
     for (size_t B = n; B > 0;) {
         B = 0; // sequences that go on
         for (size_t i = 0; i < n; i++) {
-            Answer *x = &answer[i];
-            size_t end = min_size(a->room, x->prompt + most);
+            const Answer *x = &answer[i];
+            size_t end = min_size(a->room, x->prompt + s->max_new_tokens);
             if (x->done || x->ids.n >= end || (aloud && interrupted)) continue;
-            float *row = logits + i * V; // (V)
-            sampling_distribution(row, tok->vocab_size, x->ids.id, x->ids.n, s);
-            double u = uniform(splitmix64(s->seed + i), x->ids.n);
-            int id = sample_token(row, tok->vocab_size, u);
-            ids_push(&x->ids, id);
-            x->done = id == tok->eos;
-            if (aloud && i == 0) speak(aloud, tok, id);
-            if (x->done || x->ids.n >= end) continue;
-
-            next[B] = id;
             past[B] = (int)x->ids.n - 1;
+            next[B] = x->ids.id[past[B]];
             slot[B] = (int)i;
             B++;
         }
         if (B) decode_step(model, a, next, B, past, slot);
         for (size_t b = 0; b < B; b++)
-            memcpy(logits + slot[b] * V, a->logits + b * V, V * sizeof *logits);
+            draw_token(&answer[slot[b]], a->logits + b * model->V, tok, s,
+                       splitmix64(s->seed + slot[b]), aloud);
     }
     free(past);
     free(logits);
@@ -2711,50 +2675,36 @@ static void add_message(Text *t, const char *role, const char *thoughts, const c
 
 // Appends the ids of such messages, up to where the assistant begins to speak, or to think.
 static void encode_messages(Tokenizer *tok, const Text *messages, bool think, Ids *out) {
-    Chat chat = {{0}, {0}};
     char *list = format("[%s]", messages->s);
     Json *json = json_parse_file("chat", list, strlen(list));
-    chat_render(&chat, json, NULL, true, think);
-    tokenizer_encode(tok, chat.text.s, chat.text.len, true, out);
+    encode_chat(tok, NULL, json, true, think, out);
     json_free(json);
     free(list);
-    free(chat.text.s);
-    free(chat.cut.id);
 }
 
-// What was drawn, as text without its thoughts. *form: was it brought to its end, and, if it had to
-// think, were the thoughts closed exactly once? The caller frees the text.
-static char *answer_text(const Tokenizer *tok, const Answer *x, bool think, bool *form) {
-    Text t = {0};
-    Utf8Stream utf8 = {{0}, 0};
-    text_append(&t, "", 0);
-    for (size_t i = x->prompt; i < x->ids.n; i++)
-        if (x->ids.id[i] != tok->eos) decode_token(tok, x->ids.id[i], &utf8, &t);
-    decode_end(&utf8, &t);
-
-    char *close = think ? strstr(t.s, "</think>") : t.s;
-    *form = x->done && close && !(think && strstr(close + 1, "</think>"));
-    if (!close) t.s[0] = 0; // it never came to an answer
-    if (!close || !think) return t.s;
-    close += strlen("</think>");
-    memmove(t.s, close, strlen(close) + 1);
-    return t.s;
+// An answer without its thoughts; if it had to think and never came to an end of it, nothing.
+static const char *answer_text(const Answer *x, bool think) {
+    const char *close = think ? strstr(x->text.s, "</think>") : NULL;
+    if (close) return close + strlen("</think>");
+    return think ? "" : x->text.s;
 }
 
 // Continues a prompt, printing to stdout; returns the number of tokens made.
-static size_t answer_aloud(const Model *model, Tokenizer *tok, Answer *x, const Sampling *s) {
+static size_t answer_aloud(const Model *model, const Tokenizer *tok, Answer *x, const Sampling *s) {
     size_t context = model->config.max_position_embeddings, prompt = x->ids.n;
     if (!prompt) die("the prompt is empty and the tokenizer has no start token");
     if (prompt >= context) die("the prompt has %zu tokens, the context %zu", prompt, context);
     size_t room = min_size(context, prompt + s->max_new_tokens);
     Acts *a = acts_new(model, INFERENCE, min_size(prompt, 512), 1, room);
-    Speaker speaker = {{{0}, 0}, {0}};
-    complete(model, a, tok, x, 1, s, &speaker);
-    speak(&speaker, tok, -1);
+    complete(model, a, tok, x, 1, s, true);
+    acts_free(a);
+
+    size_t shown = x->text.len;
+    decode_end(&x->utf8, &x->text);
+    puts(x->text.s + shown); // the rest, and a newline
+    fflush(stdout);
     if (x->ids.n == context && !x->done)
         fprintf(stderr, "%s: the context of %zu tokens is full\n", program, context);
-    free(speaker.text.s);
-    acts_free(a);
     return x->ids.n - prompt;
 }
 
@@ -2783,7 +2733,7 @@ static void append_token_ids(Text *t, const Tokenizer *tok) {
 }
 
 static void config_save(const Config *c, const Tokenizer *tok, const char *dir) {
-    Text t = {0};
+    Text t = {0}, yarn = {0};
     enum Family family = c->qk_norm ? QWEN3 : LLAMA;
     if (c->use_moe) family = c->qk_norm && !c->n_shared_experts ? QWEN3_MOE : MINIMIND_TYPE;
     text_printf(&t, "{\n  \"model_type\": \"%s\",\n  \"architectures\": [\"%sForCausalLM\"],\n"
@@ -2792,17 +2742,15 @@ static void config_save(const Config *c, const Tokenizer *tok, const char *dir) 
                 family_type[family], family_class[family]);
     append_token_ids(&t, tok);
     for (const Field *f = config_field; f < config_field + CONFIG_FIELDS; f++) {
-        bool is_switch = !f->real && f->most == 1;
-        double value = config_get(c, f);
-        if (is_yarn_field(f) || !strcmp(f->name, "yarn")) continue;
-        if (is_switch) text_printf(&t, "  \"%s\": %s,\n", f->name, value ? "true" : "false");
+        bool is_switch = f->kind == 'i' && f->most == 1;
+        double value = field_get(c, f);
+        if (is_yarn_field(f)) text_printf(&yarn, ", \"%s\": %.17g", f->tag, value);
+        else if (!strcmp(f->name, "yarn")) text_printf(&yarn, "{\"rope_type\": \"yarn\"");
+        else if (is_switch) text_printf(&t, "  \"%s\": %s,\n", f->name, value ? "true" : "false");
         else text_printf(&t, "  \"%s\": %.17g,\n", f->name, value);
     }
-
-    text_printf(&t, "  \"rope_scaling\": %s", c->yarn ? "{\"rope_type\": \"yarn\"" : "null");
-    for (const Field *f = config_field; c->yarn && f < config_field + CONFIG_FIELDS; f++)
-        if (is_yarn_field(f)) text_printf(&t, ", \"%s\": %.17g", f->alias, config_get(c, f));
-    text_printf(&t, "%s\n}\n", c->yarn ? "}" : "");
+    text_printf(&yarn, "}");
+    text_printf(&t, "  \"rope_scaling\": %s\n}\n", c->yarn ? yarn.s : "null");
     write_file(dir, "config.json", &t);
 
     t.len = 0;
@@ -2812,16 +2760,17 @@ static void config_save(const Config *c, const Tokenizer *tok, const char *dir) 
                 "  \"top_k\": 50\n}\n");
     write_file(dir, "generation_config.json", &t);
     free(t.s);
+    free(yarn.s);
 }
 
 // A field's value in object j, by its own name or its alias; a null counts as missing.
 static void read_field(Config *c, const Field *f, const Json *j, const char *path) {
     const Json *v = json_get(j, f->name);
-    if (!v && *f->alias) v = json_get(j, f->alias);
+    if (!v) v = json_get(j, f->tag);
     if (!v || v->type == JSON_NULL) return;
     bool is_bool = v->type == JSON_TRUE || v->type == JSON_FALSE;
     if (!is_bool && v->type != JSON_NUMBER) die("%s: %s is not a number", path, f->name);
-    config_set(c, f, is_bool ? v->type == JSON_TRUE : v->number, path);
+    field_set(c, f, is_bool ? v->type == JSON_TRUE : v->number, path);
 }
 
 // A setting that is not implemented is not ignored: exits unless j[key] is missing, null or
@@ -2829,58 +2778,35 @@ static void read_field(Config *c, const Field *f, const Json *j, const char *pat
 static void expect_setting(const Json *j, const char *key, const char *known, const char *path) {
     const Json *v = json_get(j, key);
     if (!v || v->type == JSON_NULL) return;
-    const char *is = "something else";
-    if (v->type == JSON_STRING) is = v->s;
-    if (v->type == JSON_TRUE) is = "true";
-    if (v->type == JSON_FALSE) is = "false";
+    const char *is = v->type == JSON_STRING ? v->s : json_names[v->type]; // "true", "a list", ...
     if (strcmp(is, known)) die("%s: %s is %s; only %s is known here", path, key, is, known);
 }
 
-// Rotary settings: theta and YaRN, in an object of their own (transformers 5: "rope_parameters").
-static void read_rope(Config *c, const Json *j, enum Family family, const char *path) {
-    const Json *rope = json_get(j, "rope_parameters");
-    if (!rope) rope = json_get(j, "rope_scaling");
-    if (rope && rope->type != JSON_OBJECT && rope->type != JSON_NULL)
-        die("%s: rope_scaling is no object", path);
-    const char *kind = json_text(rope, "rope_type");
-    if (!kind) kind = json_text(rope, "type");
-    if (kind && strcmp(kind, "default") && strcmp(kind, "yarn"))
-        die("%s: RoPE of type %s; known are default and yarn", path, kind);
-
-    c->yarn = kind && !strcmp(kind, "yarn");
-    if (c->yarn && family != MINIMIND_TYPE) { // the defaults of other libraries
-        c->yarn_original_max = 0;
-        c->yarn_attention_factor = NAN;
-    }
-    for (const Field *f = config_field; f < config_field + CONFIG_FIELDS; f++)
-        if ((c->yarn && is_yarn_field(f)) || !strcmp(f->name, "rope_theta"))
-            read_field(c, f, rope, path);
-    if (isnan(c->yarn_attention_factor)) c->yarn_attention_factor = 0.1 * log(c->yarn_factor) + 1;
-}
-
 // What a file means that does not say; each family has defaults of its own.
-static Config family_defaults(const Json *j, const char *path, enum Family *family) {
+static Config family_defaults(const Json *j, const char *path) {
     Config c = config_preset("minimind3");
     const char *type = json_text(j, "model_type");
-    *family = MINIMIND_TYPE; // of a file without a type
-    while (type && *family < FAMILIES && strcmp(type, family_type[*family])) (*family)++;
-    if (*family == FAMILIES)
+    enum Family family = MINIMIND_TYPE; // of a file without a type
+    while (type && family < FAMILIES && strcmp(type, family_type[family])) family++;
+    if (family == FAMILIES)
         die("%s: model_type %s; known are minimind llama qwen3 qwen3_moe", path, type);
-    if (*family != MINIMIND_TYPE && !json_get(j, "tie_word_embeddings")) // false in other libraries
+    if (family != MINIMIND_TYPE && !json_get(j, "tie_word_embeddings")) // false in other libraries
         die("%s: tie_word_embeddings is missing; only true is known here", path);
 
     bool minimind2 = json_get(j, "n_routed_experts");
-    c.qk_norm = *family != LLAMA && !minimind2;
-    c.norm_topk_prob = *family == MINIMIND_TYPE;
+    c.qk_norm = family != LLAMA && !minimind2;
+    c.norm_topk_prob = family == MINIMIND_TYPE;
     c.seq_aux = minimind2;
-    c.use_moe = *family == QWEN3_MOE || json_get(j, "num_experts") || minimind2;
-    if (*family != MINIMIND_TYPE) {
+    c.use_moe = family == QWEN3_MOE || json_get(j, "num_experts") || minimind2;
+    if (family != MINIMIND_TYPE) { // the defaults of other libraries
         c.rope_theta = 1e4;
         c.num_key_value_heads = 0;
+        c.yarn_original_max = 0;
+        c.yarn_attention_factor = NAN;
     }
     const Json *experts = json_get(j, "num_local_experts"); // a newer name
-    if (experts && experts->type == JSON_NUMBER)
-        config_set(&c, config_find("num_experts"), experts->number, path);
+    if (experts)
+        field_set(&c, config_find("num_experts"), experts->number, path);
     return c;
 }
 
@@ -2891,11 +2817,21 @@ static Config config_load(const char *dir) {
     char *text = read_file(path, &len);
     Json *j = json_parse_file(path, text, len);
     if (!json_get(j, "hidden_size")) die("%s: hidden_size is missing", path);
-    enum Family family;
-    Config c = family_defaults(j, path, &family);
-    for (const Field *f = config_field; f < config_field + CONFIG_FIELDS; f++)
-        if (strncmp(f->name, "yarn", 4)) read_field(&c, f, j, path);
-    read_rope(&c, j, family, path);
+    Config c = family_defaults(j, path);
+
+    // rope_theta and the fields of YaRN may be in an object of their own.
+    const Json *rope = json_get(j, "rope_parameters"); // of transformers 5
+    if (!rope) rope = json_get(j, "rope_scaling");
+    for (const Field *f = config_field; f < config_field + CONFIG_FIELDS; f++) {
+        if (!is_yarn_field(f)) read_field(&c, f, j, path);
+        read_field(&c, f, rope, path);
+    }
+    const char *kind = json_text(rope, "rope_type");
+    if (!kind) kind = json_text(rope, "type");
+    c.yarn = kind && !strcmp(kind, "yarn");
+    if (kind && !c.yarn && strcmp(kind, "default"))
+        die("%s: RoPE of type %s; known are default and yarn", path, kind);
+    if (isnan(c.yarn_attention_factor)) c.yarn_attention_factor = 0.1 * log(c.yarn_factor) + 1;
     if (!c.num_key_value_heads) c.num_key_value_heads = c.num_attention_heads;
 
     expect_setting(j, "hidden_act", "silu", path);
@@ -2903,8 +2839,7 @@ static Config config_load(const char *dir) {
     expect_setting(j, "attention_bias", "false", path);
     expect_setting(j, "use_sliding_window", "false", path);
     expect_setting(j, "scoring_func", "softmax", path);
-    if (json_get(j, "partial_rotary_factor"))
-        die("%s: partial_rotary_factor is unknown here", path);
+    expect_setting(j, "partial_rotary_factor", "null", path);
     config_complete(&c, path);
     json_free(j);
     free(text);
@@ -2916,8 +2851,8 @@ static Config config_load(const char *dir) {
 
 static const char *const own_dtype = sizeof(float) == 8 ? "F64" : "F32";
 
-// safetensors: the length of the header in eight bytes, the lowest first; the header, JSON {name:
-// {dtype, shape, data_offsets}}; the numbers.
+// safetensors: the length of the header in eight bytes; the header, JSON {name: {dtype, shape,
+// data_offsets}}; the numbers. All have their lowest byte first, as in the memory of x86 and ARM.
 static void weights_save(const Model *model, const char *dir) {
     Text head = {0};
     text_printf(&head, "{\"__metadata__\":{\"format\":\"pt\"}");
@@ -2931,10 +2866,9 @@ static void weights_save(const Model *model, const char *dir) {
     text_printf(&head, "}");
     while (head.len % 8) text_append(&head, " ", 1);
 
-    unsigned char size[8];
-    for (int i = 0; i < 8; i++) size[i] = (uint64_t)head.len >> 8 * i;
+    uint64_t size = head.len;
     NewFile file = new_file(dir, "model.safetensors");
-    fwrite(size, 1, 8, file.f);
+    fwrite(&size, sizeof size, 1, file.f);
     fwrite(head.s, 1, head.len, file.f);
     fwrite(model->params, sizeof(float), model->n_params, file.f);
     new_file_done(&file);
@@ -2951,106 +2885,70 @@ static float decode_float(uint64_t bits, int exponent_bits, int mantissa_bits) {
     return sign * ldexp(exponent ? 1 + fraction : 2 * fraction, exponent - top / 2);
 }
 
-typedef struct { // model.safetensors while it is read
+typedef struct { // model.safetensors, mapped into memory
     const char *path;
-    FILE *f;
     Json *header;
-    uint64_t start, size; // where the numbers begin, how many bytes they are
-    uint64_t used;        // bytes of the tensors read so far
+    const char *numbers; // (size) bytes
+    size_t size;
+    size_t used;         // bytes of the tensors read so far
 } Weights;
 
-static Weights weights_open(const char *path) {
-    Weights w = {.path = path, .f = open_file(path, "rb")};
-    unsigned char size[8];
-    uint64_t len = 0;
-    if (fseeko(w.f, 0, SEEK_END)) die("%s: cannot seek", path);
-    uint64_t file_size = (uint64_t)ftello(w.f);
-    rewind(w.f);
-    if (fread(size, 1, 8, w.f) == 8)
-        for (int i = 0; i < 8; i++) len |= (uint64_t)size[i] << 8 * i;
-    if (len < 2 || len > file_size - 8)
-        die("%s: is not a safetensors file or is cut off (%" PRIu64 " bytes)", path, file_size);
-
-    char *head = xcalloc(len + 1, 1);
-    if (fread(head, 1, len, w.f) != len) die("%s: cannot be read", path);
-    w.header = json_parse_file(path, head, len);
-    w.start = 8 + len;
-    w.size = file_size - w.start;
-    free(head);
-    return w;
-}
-
-// Reads n numbers of type dtype from bytes from .. to of the numbers into x (n).
-static void read_numbers(float *x, const Tensor *t, const Weights *w, const char *dtype,
-                         uint64_t from, uint64_t to) {
+// Reads one tensor of the table, which has to be in the file with its shape, into x (rows, cols).
+static void read_tensor(float *x, const Tensor *t, Weights *w) {
     static const struct {
         const char *name;
         int bytes, exponent, mantissa;
-    } formats[] = {{"F64", 8, 11, 52}, {"F32", 4, 8, 23}, {"BF16", 2, 8, 7}, {"F16", 2, 5, 10}};
-    size_t n = tensor_size(t);
-    int i = 0;
-    while (i < 4 && strcmp(formats[i].name, dtype)) i++;
-    if (i == 4) die("%s: %s has dtype %s; known are F64 F32 BF16 F16", w->path, t->name, dtype);
-    int bytes = formats[i].bytes;
-    if (to - from != n * bytes)
-        die("%s: %s takes %zu bytes, not %" PRIu64, w->path, t->name, n * bytes, to - from);
-
-    unsigned char *raw = xcalloc(n, bytes);
-    if (fseeko(w->f, (off_t)(w->start + from), SEEK_SET)) die("%s: cannot seek", w->path);
-    if (fread(raw, bytes, n, w->f) != n) die("%s: ends within %s", w->path, t->name);
-    bool own = !strcmp(dtype, own_dtype);
-    if (own) memcpy(x, raw, n * sizeof *x);
-    for (size_t j = 0; j < n && !own; j++) {
-        uint64_t bits = 0;
-        for (int k = 0; k < bytes; k++) bits |= (uint64_t)raw[j * bytes + k] << 8 * k;
-        x[j] = decode_float(bits, formats[i].exponent, formats[i].mantissa);
-    }
-    free(raw);
-    for (size_t j = 0; j < n; j++)
-        if (!isfinite(x[j])) die("%s: %s holds a number that is not finite", w->path, t->name);
-}
-
-// Reads one tensor of the table, which has to be in the file with its shape, into x.
-static void read_tensor(float *x, const Tensor *t, Weights *w) {
+    } dtypes[] = {{"F64", 8, 11, 52}, {"F32", 4, 8, 23}, {"BF16", 2, 8, 7}, {"F16", 2, 5, 10}};
     const Json *entry = json_get(w->header, t->name);
-    const Json *shape = json_get(entry, "shape");
-    const Json *range = json_get(entry, "data_offsets");
+    const Json *shape = json_get(entry, "shape"), *range = json_get(entry, "data_offsets");
     const char *dtype = json_text(entry, "dtype");
+    size_t n = tensor_size(t);
     if (!entry) die("%s: %s is missing, which config.json asks for", w->path, t->name);
-    const Json *from = range ? range->child : NULL;
-    const Json *to = from ? from->next : NULL;
-    const Json *cols = shape ? shape->child : NULL;
-    double rows = 1;
-    if (is_matrix(t) && cols) {
-        rows = cols->number;
-        cols = cols->next;
+
+    double size = 1, cols = 0;
+    for (const Json *d = shape ? shape->child : NULL; d; d = d->next) {
+        cols = d->number;
+        size *= cols;
     }
-    if (!dtype || !to || to->next || !cols || cols->next)
-        die("%s: the header's entry for %s is damaged", w->path, t->name);
-    if (rows != t->rows || cols->number != t->cols)
-        die("%s: %s is (%g, %g), but config.json makes it (%zu, %zu)", w->path, t->name, rows,
-            cols->number, t->rows, t->cols);
-    if (!(from->number >= 0 && from->number == floor(from->number) && to->number >= from->number &&
-          to->number <= w->size))
-        die("%s: %s is outside the file, which is cut off or damaged", w->path, t->name);
-    read_numbers(x, t, w, dtype, from->number, to->number);
-    w->used += to->number - from->number;
+    if (cols != t->cols || size != n)
+        die("%s: %s is (%g, %g), but config.json makes it (%zu, %zu)", w->path, t->name,
+            size / cols, cols, t->rows, t->cols);
+    int i = 0;
+    while (i < 4 && !(dtype && !strcmp(dtypes[i].name, dtype))) i++;
+    if (i == 4) die("%s: the dtype of %s is none of F64 F32 BF16 F16", w->path, t->name);
+    size_t width = dtypes[i].bytes;
+    const Json *from = range ? range->child : NULL, *to = from ? from->next : NULL;
+    if (!to || !(from->number >= 0 && from->number == floor(from->number) &&
+                 to->number == from->number + n * width && to->number <= w->size))
+        die("%s: %s is not %zu bytes inside the file, which is cut off or damaged", w->path,
+            t->name, n * width);
+
+    const char *raw = w->numbers + (size_t)from->number; // (n width)
+    bool own = !strcmp(dtype, own_dtype);
+    if (own) memcpy(x, raw, n * width);
+    for (size_t k = 0; k < n; k++) {
+        uint64_t bits = 0;
+        if (!own) memcpy(&bits, raw + k * width, width);
+        if (!own) x[k] = decode_float(bits, dtypes[i].exponent, dtypes[i].mantissa);
+        if (!isfinite(x[k])) die("%s: %s holds a number that is not finite", w->path, t->name);
+    }
+    w->used += n * width;
 }
 
 // Exits if the file holds more than the tensors of the table, or some of them twice. lm_head.weight
 // is allowed: it is the tied embedding again.
 static void check_entries(const Model *model, const Weights *w) {
-    int entries = 0, extra = 0;
-    for (const Json *e = w->header->child; e; e = e->next, entries++) {
-        const Tensor *t = model->tensor;
-        while (t < model->tensor + model->n_tensors && strcmp(t->name, e->key)) t++;
-        if (t < model->tensor + model->n_tensors) continue;
-        extra++;
-        if (strcmp(e->key, "__metadata__") && strcmp(e->key, "lm_head.weight"))
-            die("%s: holds %s, which the model of config.json does not have", w->path, e->key);
-    }
+    int entries = 0;
     bool tied = json_get(w->header, "lm_head.weight");
-    if (entries != model->n_tensors + extra || (!tied && w->used != w->size))
+    for (const Json *e = w->header->child; e; e = e->next) {
+        const Tensor *t = model->tensor;
+        if (!strcmp(e->key, "__metadata__") || !strcmp(e->key, "lm_head.weight")) continue;
+        while (t < model->tensor + model->n_tensors && strcmp(t->name, e->key)) t++;
+        if (t == model->tensor + model->n_tensors)
+            die("%s: holds %s, which the model of config.json does not have", w->path, e->key);
+        entries++;
+    }
+    if (entries != model->n_tensors || (!tied && w->used != w->size))
         die("%s: tensors overlap, are duplicates or leave gaps: it is damaged", w->path);
 }
 
@@ -3058,7 +2956,14 @@ static void check_entries(const Model *model, const Weights *w) {
 // bits.
 static void weights_load(Model *model, const char *dir) {
     char *path = format("%s/model.safetensors", dir);
-    Weights w = weights_open(path);
+    size_t size;
+    uint64_t len = 0; // of the header
+    const char *file = map_file(path, &size); // (size)
+    if (size >= 8) memcpy(&len, file, 8);
+    if (len < 2 || len > size - 8)
+        die("%s: is not a safetensors file or is cut off (%zu bytes)", path, size);
+
+    Weights w = {path, json_parse_file(path, file + 8, len), file + 8 + len, size - 8 - len, 0};
     float *floats = NULL; // a tensor before it is packed
     for (Tensor *t = model->tensor; t < model->tensor + model->n_tensors; t++) {
         if (!t->weight) floats = xrealloc(floats, tensor_size(t), sizeof *floats);
@@ -3066,8 +2971,8 @@ static void weights_load(Model *model, const char *dir) {
         if (!t->weight) op->pack_tensor(t, floats);
     }
     check_entries(model, &w);
-    fclose(w.f);
     json_free(w.header);
+    munmap((void *)file, size);
     free(floats);
     free(path);
 }
@@ -3086,16 +2991,9 @@ static void checkpoint_save(const Model *model, const Tokenizer *tok, const char
 // with the accepted answers. Every mean comes with its standard error.
 // =================================================================================================
 
-static void add_figure(Evaluation *e, const char *name, double value, double error) {
-    e->figure[e->n].name = name;
-    e->figure[e->n].value = value;
-    e->figure[e->n].error = error;
-    e->n++;
-}
-
 // Adds sum(x) / sum(y) times `scale`. Its standard error takes the n documents as independent
 // samples, which the tokens of one document are not: a document deviates by x - ratio y.
-static double add_ratio(Evaluation *e, const char *name, const double *x, const double *y, size_t n,
+static double add_ratio(Figures *e, const char *name, const double *x, const double *y, size_t n,
                         double scale) {
     double sum_x = 0, sum_y = 0, residual = 0;
     for (size_t i = 0; i < n; i++) {
@@ -3110,7 +3008,7 @@ static double add_ratio(Evaluation *e, const char *name, const double *x, const 
 }
 
 // Adds right / n in per cent and its standard error, which for shares is sqrt(p (1 - p) / (n - 1)).
-static double add_share(Evaluation *e, const char *name, size_t right, size_t n) {
+static double add_share(Figures *e, const char *name, size_t right, size_t n) {
     double p = (double)right / n;
     add_figure(e, name, 100 * p, n > 1 ? 100 * sqrt(p * (1 - p) / (n - 1)) : NAN);
     return p;
@@ -3118,28 +3016,27 @@ static double add_share(Evaluation *e, const char *name, size_t right, size_t n)
 
 // ---- loss, perplexity, bits per byte ------------------------------------------------------------
 
-static Evaluation evaluate_text(const Model *model, Acts *a, const Tokens *data, size_t context) {
-    Evaluation e = {.watched = NAN, .less_is_better = true};
+static Figures evaluate_text(const Model *model, Acts *a, const Tokens *data, size_t context) {
+    Figures e = {.watched = NAN, .less_is_better = true};
     size_t n = data->n;
     if (!n) return e;
     double *nats = xcalloc(3 * n, sizeof *nats); // (n)
     double *tokens = nats + n;                   // (n)
     double *bytes = tokens + n;                  // (n)
-    double all_tokens = 0, all_bytes = 0, floor = 0;
+    double all_bytes = 0, floor = 0;
     score_documents(model, a, data, context, nats, tokens);
     for (size_t i = 0; i < n; i++) {
         bytes[i] = data->document[i].bytes;
-        all_tokens += tokens[i];
         all_bytes += bytes[i];
         floor += data->document[i].floor;
+        add_figure(&e, "documents", 1, NAN);
+        add_figure(&e, "tokens", tokens[i], NAN);
+        add_figure(&e, "bytes", bytes[i], NAN);
     }
 
-    add_figure(&e, "documents", n, NAN);
-    add_figure(&e, "tokens", all_tokens, NAN);
-    add_figure(&e, "bytes", all_bytes, NAN);
     double loss = add_ratio(&e, "loss", nats, tokens, n, 1);
     add_figure(&e, "perplexity", exp(loss), exp(loss) * e.figure[e.n - 1].error);
-    if (all_bytes > 0) e.watched = add_ratio(&e, "bits per byte", nats, bytes, n, 1 / M_LN2);
+    e.watched = add_ratio(&e, "bits per byte", nats, bytes, n, 1 / M_LN2);
     if (isfinite(floor)) add_figure(&e, "floor", floor / all_bytes, NAN);
     free(nats);
     return e;
@@ -3149,9 +3046,10 @@ static Evaluation evaluate_text(const Model *model, Acts *a, const Tokens *data,
 
 // The share of pairs in which the model prefers the chosen answer by more than the reference did,
 // whose -logp of each document is ref_nats (n); NULL: prefers it at all.
-static Evaluation evaluate_pairs(const Model *model, Acts *a, const Tokens *data, size_t context,
-                                 const double *ref_nats) {
-    Evaluation e = {.watched = NAN};
+static Figures evaluate_pairs(const Model *model, Acts *a, const Tokens *data, size_t context,
+                              const double *ref_nats) {
+    Figures e = {.watched = NAN};
+    if (!data->n) return e;
     double *nats = xcalloc(data->n, sizeof *nats); // (n): chosen, rejected, chosen, rejected, ...
     size_t right = 0;
     score_documents(model, a, data, context, nats, NULL);
@@ -3159,8 +3057,8 @@ static Evaluation evaluate_pairs(const Model *model, Acts *a, const Tokens *data
         double ref = ref_nats ? ref_nats[i + 1] - ref_nats[i] : 0;
         right += nats[i + 1] - nats[i] > ref;
     }
-    if (data->n) add_figure(&e, "pairs", data->n / 2, NAN);
-    if (data->n) e.watched = add_share(&e, "chosen preferred, %", right, data->n / 2);
+    add_figure(&e, "pairs", data->n / 2, NAN);
+    e.watched = add_share(&e, "chosen preferred, %", right, data->n / 2);
     free(nats);
     return e;
 }
@@ -3168,132 +3066,97 @@ static Evaluation evaluate_pairs(const Model *model, Acts *a, const Tokens *data
 // ---- questions with an answer that can be checked -----------------------------------------------
 
 typedef struct {
-    Ids prompt;   // up to where the assistant begins to speak
-    char *answer; // what it should say; several with OR between them
-} Task;
-
-typedef struct {
+    Answer *answer;         // (n) at first the prompts, up to where the assistant begins to speak
     size_t n, cap, longest; // longest prompt, in tokens
-    Task *task;             // (n)
 } Tasks;
 
-enum { OR = '\x1E' }; // between accepted answers
+enum { OR = '\x1E' }; // before, between and after accepted answers
 
-static void add_answer(Text *t, const char *s, size_t n) {
-    if (t->len) text_append(t, &(char){OR}, 1);
-    text_append(t, s, n);
+// Appends an answer, normalised: without white space at the ends, a final full stop, "$" before and
+// "," within a number.
+static void add_accepted(Text *t, const char *s, size_t n) {
+    while (n && strchr(" \t\r\n", s[n - 1])) n--;
+    if (n && s[n - 1] == '.') n--;
+    if (!t->len) text_append(t, &(char){OR}, 1);
+    for (size_t i = strspn(s, " \t\r\n"); i < n; i++) {
+        bool before = i > 0 && s[i - 1] >= '0' && s[i - 1] <= '9';
+        bool after = i + 1 < n && s[i + 1] >= '0' && s[i + 1] <= '9';
+        if (!(s[i] == '$' && after) && !(s[i] == ',' && before && after)) text_append(t, s + i, 1);
+    }
+    text_append(t, &(char){OR}, 1);
+}
+
+// True if the text equals an accepted answer after normalisation.
+static bool answer_is(const char *text, const Text *accepted) {
+    Text said = {0};
+    add_accepted(&said, text, strlen(text));
+    bool right = strstr(accepted->s, said.s);
+    free(said.s);
+    return right;
 }
 
 // The accepted answers of a record: "gt", a value or a list, or else what the last turn says.
-static char *accepted_answers(const Json *record, const Json *last) {
-    Text answers = {0};
+static Text accepted_answers(const Json *record, const Json *last) {
+    Text t = {0};
     const Json *gt = json_get(record, "gt");
     const char *said = json_text(last, "content");
     const char *close = said ? strstr(said, "</think>") : NULL;
     if (close) said = close + strlen("</think>");
-    if (!gt && said) add_answer(&answers, said, strlen(said));
+    if (!gt && said) add_accepted(&t, said, strlen(said));
     bool several = gt && gt->type == JSON_ARRAY;
-    const Json *e = several ? gt->child : gt;
-    while (e) {
-        if (e->s) add_answer(&answers, e->s, e->len); // a string, or a number as written
-        e = several ? e->next : NULL;
-    }
-    return answers.s;
+    for (const Json *e = several ? gt->child : gt; e; e = several ? e->next : NULL)
+        if (e->s) add_accepted(&t, e->s, e->len); // a string, or a number as written
+    return t;
 }
 
-// Reads at most `rows` (0: all) of {"conversations": [..., {"role": "assistant", "content":
-// answer}], "gt": [answer...]?}. The last turn is what has to be answered.
+// Adds {"conversations": [..., {"role": "assistant", "content": answer}], "gt": [answer...]?}. The
+// last turn is what has to be answered.
+static void add_task(Tasks *t, const Reader *r, Tokenizer *tok, bool think) {
+    const Json *messages = json_get(r->json, "conversations");
+    Json *last = messages && messages->type == JSON_ARRAY ? messages->child : NULL, *before = NULL;
+    while (last && last->next) {
+        before = last;
+        last = last->next;
+    }
+    if (!before || !role_is(last, "assistant"))
+        die("%s:%zu: \"conversations\" has to end with a question and an assistant's turn", r->path,
+            r->number);
+    Answer x = {.accepted = accepted_answers(r->json, last)};
+    if (!x.accepted.s) die("%s:%zu: there is no answer to check with", r->path, r->number);
+
+    before->next = NULL; // the last turn is not shown
+    const char *error = encode_chat(tok, r->json, messages, true, think, &x.ids);
+    if (error) die("%s:%zu: %s", r->path, r->number, error);
+    t->answer = grow(t->answer, &t->cap, t->n + 1, sizeof x);
+    t->answer[t->n++] = x;
+    t->longest = max_size(t->longest, x.ids.n);
+}
+
+// Reads the questions of the files in a list, at most `rows` (0: all).
 static Tasks tasks_load(const char *list, Tokenizer *tok, bool think, size_t rows) {
     Tasks t = {0};
-    Chat chat = {{0}, {0}};
     const char *files = list;
-    char *path;
-    while ((path = next_file(&list))) {
+    char path[FILENAME_MAX];
+    while (next_file(&list, path)) {
         Reader r = reader_open(path);
-        while ((!rows || t.n < rows) && reader_next(&r)) {
-            Json *messages = json_get(r.json, "conversations");
-            Json *last = messages && messages->type == JSON_ARRAY ? messages->child : NULL;
-            Json *before = NULL;
-            while (last && last->next) {
-                before = last;
-                last = last->next;
-            }
-            if (!before || !role_is(last, "assistant"))
-                die("%s:%zu: \"conversations\" has to end with a question and an assistant's turn",
-                    path, r.number);
-            char *answer = accepted_answers(r.json, last);
-            if (!answer) die("%s:%zu: there is no answer to check with", path, r.number);
-
-            before->next = NULL; // the last turn is not shown
-            const char *error = chat_record(&chat, r.json, messages, true, think);
-            if (error) die("%s:%zu: %s", path, r.number, error);
-            Ids prompt = {0};
-            tokenizer_encode(tok, chat.text.s, chat.text.len, true, &prompt);
-            t.task = grow(t.task, &t.cap, t.n + 1, sizeof *t.task);
-            t.task[t.n++] = (Task){prompt, answer};
-            t.longest = max_size(t.longest, prompt.n);
-        }
+        while ((!rows || t.n < rows) && reader_next(&r)) add_task(&t, &r, tok, think);
         reader_close(&r);
-        free(path);
     }
     if (!t.n) die("%s: contains no question", files);
-    free(chat.text.s);
-    free(chat.cut.id);
     return t;
 }
 
 static void tasks_free(Tasks *t) {
     for (size_t i = 0; i < t->n; i++) {
-        free(t->task[i].prompt.id);
-        free(t->task[i].answer);
+        free(t->answer[i].ids.id);
+        free(t->answer[i].text.s);
+        free(t->answer[i].accepted.s);
     }
-    free(t->task);
+    free(t->answer);
 }
 
-// n bytes of an answer, normalised: without white space at the ends, a final full stop, "$" before
-// and "," within a number. The caller frees it.
-static char *normalised_answer(const char *s, size_t n) {
-    Text t = {0};
-    while (n && strchr(" \t\r\n", s[n - 1])) n--;
-    while (n && strchr(" \t\r\n", *s)) {
-        s++;
-        n--;
-    }
-    if (n && s[n - 1] == '.') n--;
-    text_append(&t, "", 0);
-    for (size_t i = 0; i < n; i++) {
-        bool before = i > 0 && s[i - 1] >= '0' && s[i - 1] <= '9';
-        bool after = i + 1 < n && s[i + 1] >= '0' && s[i + 1] <= '9';
-        if (!(s[i] == '$' && after) && !(s[i] == ',' && before && after)) text_append(&t, s + i, 1);
-    }
-    return t.s;
-}
-
-// True if the text equals an accepted answer after normalisation.
-static bool answer_is(const char *text, const char *answers) {
-    char *said = normalised_answer(text, strlen(text));
-    bool right = false;
-    for (const char *a = answers; a && !right;) {
-        const char *end = strchr(a, OR);
-        char *accepted = normalised_answer(a, end ? (size_t)(end - a) : strlen(a));
-        right = !strcmp(said, accepted);
-        free(accepted);
-        a = end ? end + 1 : NULL;
-    }
-    free(said);
-    return right;
-}
-
-static Ids ids_copy(const Ids *from) {
-    Ids to = {xcalloc(from->n, sizeof *to.id), from->n, from->n};
-    if (from->n) memcpy(to.id, from->id, from->n * sizeof *to.id);
-    return to;
-}
-
-// Lets the model answer all tasks greedily, many at once. said (n) gets the answers, which the
-// caller frees.
-static void answer_tasks(const Model *model, Tokenizer *tok, const Tasks *t, bool think,
-                         size_t max_new_tokens, char **said) {
+// Lets the model answer all tasks greedily, many at once.
+static void answer_tasks(const Model *model, Tokenizer *tok, Tasks *t, size_t max_new_tokens) {
     enum { AT_ONCE = 64 };
     size_t context = model->config.max_position_embeddings;
     if (t->longest >= context)
@@ -3301,25 +3164,22 @@ static void answer_tasks(const Model *model, Tokenizer *tok, const Tasks *t, boo
     size_t room = min_size(context, t->longest + max_new_tokens);
     Acts *a = acts_new(model, INFERENCE, max_size(t->longest, AT_ONCE), AT_ONCE, room);
     Sampling greedy = {.top_p = 1, .repetition_penalty = 1, .max_new_tokens = max_new_tokens};
-    for (size_t i = 0; i < t->n; i += AT_ONCE) {
-        Answer x[AT_ONCE] = {{{0}, 0, false}};
-        size_t n = min_size(AT_ONCE, t->n - i);
-        for (size_t k = 0; k < n; k++) x[k].ids = ids_copy(&t->task[i + k].prompt);
-        complete(model, a, tok, x, n, &greedy, NULL);
-        for (size_t k = 0; k < n; k++) {
-            bool form;
-            said[i + k] = answer_text(tok, &x[k], think, &form);
-            free(x[k].ids.id);
-        }
+    for (Answer *x = t->answer; x < t->answer + t->n; x++) { // they may have been answered before
+        if (x->prompt) x->ids.n = x->prompt;
+        x->text.len = 0;
+        x->done = false;
     }
+    for (size_t i = 0; i < t->n; i += AT_ONCE)
+        complete(model, a, tok, t->answer + i, min_size(AT_ONCE, t->n - i), &greedy, false);
     acts_free(a);
 }
 
 // --answers: one JSON object per question.
-static void write_answer(FILE *f, Tokenizer *tok, const Ids *prompt, const char *said, bool right) {
+static void write_answer(FILE *f, const Tokenizer *tok, const Answer *x, const char *said,
+                         bool right) {
     Text question = {0}, line = {0};
     Utf8Stream utf8 = {{0}, 0};
-    for (size_t k = 0; k < prompt->n; k++) decode_token(tok, prompt->id[k], &utf8, &question);
+    for (size_t k = 0; k < x->prompt; k++) decode_token(tok, x->ids.id[k], &utf8, &question);
     add_json(&line, "prompt", question.s, ", ");
     add_json(&line, "answer", said, ", ");
     fprintf(f, "{%s\"right\": %s}\n", line.s, right ? "true" : "false");
@@ -3329,108 +3189,92 @@ static void write_answer(FILE *f, Tokenizer *tok, const Ids *prompt, const char 
 
 // The share of right answers and, with --contains, of answers that contain a text; then that one is
 // watched.
-static Evaluation evaluate_tasks(const Model *model, Tokenizer *tok, const Options *o, Tasks t,
-                                 bool think) {
-    Evaluation e = {0};
-    if (o->rows) t.n = min_size(t.n, o->rows);
+static Figures evaluate_tasks(const Model *model, Tokenizer *tok, const Options *o, Tasks *t,
+                              bool think) {
+    Figures e = {0};
     FILE *f = o->answers ? open_file(o->answers, "w") : NULL;
-    char **said = xcalloc(t.n, sizeof *said); // (n)
     size_t n_right = 0, n_contain = 0;
-    answer_tasks(model, tok, &t, think, o->sampling.max_new_tokens, said);
-    for (size_t i = 0; i < t.n; i++) {
-        bool right = answer_is(said[i], t.task[i].answer);
+    answer_tasks(model, tok, t, o->sampling.max_new_tokens);
+    for (size_t i = 0; i < t->n; i++) {
+        const Answer *x = &t->answer[i];
+        const char *said = answer_text(x, think);
+        bool right = answer_is(said, &x->accepted);
         n_right += right;
-        n_contain += o->contains && strstr(said[i], o->contains);
-        if (f) write_answer(f, tok, &t.task[i].prompt, said[i], right);
-        free(said[i]);
+        n_contain += o->contains && strstr(said, o->contains);
+        if (f) write_answer(f, tok, x, said, right);
     }
 
-    add_figure(&e, "questions", t.n, NAN);
-    e.watched = add_share(&e, "right, %", n_right, t.n);
-    if (o->contains) e.watched = add_share(&e, "contains, %", n_contain, t.n);
+    add_figure(&e, "questions", t->n, NAN);
+    e.watched = add_share(&e, "right, %", n_right, t->n);
+    if (o->contains) e.watched = add_share(&e, "contains, %", n_contain, t->n);
     if (f && (ferror(f) | fclose(f))) die("%s: cannot be written", o->answers);
-    free(said);
     return e;
 }
 
 // ---- multiple choice ----------------------------------------------------------------------------
 
 // Makes a document of each choice of {"question", "choices", "answer"}: the question, and the
-// choice as what the assistant says. Returns which document is right.
-static size_t add_choices(Builder *b, const Reader *r) {
-    const Json *choices = json_get(r->json, "choices"), *right = json_get(r->json, "answer");
+// choice as what the assistant says. The choice with the lowest -logp is the model's answer; if it
+// is right, adds 1 to right[0], and to right[1] if the lowest -logp per byte is. Returns the number
+// of choices.
+static size_t answer_choices(const Model *model, Acts *a, Tokenizer *tok, const Reader *r,
+                             size_t right[2]) {
+    enum { MOST = 64 };
+    Document document[MOST]; // (n)
+    double nats[MOST] = {0}; // (n)
+    size_t n = 0, best = 0, best_per_byte = 0;
+    const Json *choices = json_get(r->json, "choices"), *answer = json_get(r->json, "answer");
     const char *question = json_text(r->json, "question");
     Text messages = {0};
-    if (!question || !choices || choices->type != JSON_ARRAY || !right ||
-        right->type != JSON_NUMBER)
+    Ids ids = {0};
+    if (!question || !choices || choices->type != JSON_ARRAY || !answer ||
+        answer->type != JSON_NUMBER)
         die("%s:%zu: needs \"question\", \"choices\" and \"answer\"", r->path, r->number);
-    add_message(&messages, "user", NULL, question);
 
-    size_t first = b->n;
+    add_message(&messages, "user", NULL, question);
     for (const Json *c = choices->child; c; c = c->next) {
-        size_t from = b->ids.n;
-        if (c->type != JSON_STRING) die("%s:%zu: a choice is no string", r->path, r->number);
-        encode_messages(b->tok, &messages, false, &b->ids);
-        size_t begin = b->ids.n;
-        tokenizer_encode(b->tok, c->s, c->len, true, &b->ids);
-        for (size_t i = begin; i < b->ids.n; i++) b->ids.id[i] |= TRAINED;
-        if (b->ids.n - from > b->T + 1) { // of a question that is too long, the end counts
-            memmove(b->ids.id + from, b->ids.id + b->ids.n - b->T - 1, (b->T + 1) * sizeof(int));
-            b->ids.n = from + b->T + 1;
-        }
-        end_document(b, from, c->len, NAN);
+        size_t from = ids.n;
+        if (c->type != JSON_STRING || n == MOST)
+            die("%s:%zu: choices have to be strings, at most %d", r->path, r->number, MOST);
+        encode_messages(tok, &messages, false, &ids);
+        encode_trained(tok, c->s, c->len, &ids);
+        if (ids.n > from + a->max_rows + 1) from = ids.n - a->max_rows - 1; // the end counts
+        document[n++] = (Document){from, ids.n, c->len, NAN};
     }
-    if (!(right->number >= 0 && right->number < b->n - first))
+    if (!(answer->number >= 0 && answer->number < n))
         die("%s:%zu: \"answer\" is not the number of a choice", r->path, r->number);
+
+    score_documents(model, a, &(Tokens){ids.id, document, ids.n, n}, a->max_rows, nats, NULL);
+    for (size_t c = 1; c < n; c++) {
+        double bytes = document[c].bytes, best_bytes = document[best_per_byte].bytes;
+        if (nats[c] < nats[best]) best = c;
+        if (nats[c] / bytes < nats[best_per_byte] / best_bytes) best_per_byte = c;
+    }
+    right[0] += best == answer->number;
+    right[1] += best_per_byte == answer->number;
     free(messages.s);
-    return first + (size_t)right->number;
+    free(ids.id);
+    return n;
 }
 
-// The choice with the lowest -logp, or -logp per byte, is the model's answer.
-static Evaluation evaluate_choices(const Model *model, Acts *a, Tokenizer *tok, const char *files,
-                                   size_t rows, size_t context) {
-    Builder b = {.tok = tok, .unit = DOCUMENT, .T = context};
-    Ids first = {0}, right = {0}; // (questions + 1), (questions): documents
+static Figures evaluate_choices(const Model *model, Acts *a, Tokenizer *tok, const char *files,
+                                size_t rows) {
+    Figures e = {0};
     const char *list = files;
-    char *path;
-    while ((path = next_file(&list))) {
-        Reader r = reader_open(path);
-        while ((!rows || right.n < rows) && reader_next(&r)) {
-            ids_push(&first, (int)b.n);
-            ids_push(&right, (int)add_choices(&b, &r));
-        }
-        reader_close(&r);
-        free(path);
-    }
-    if (!right.n) die("%s: contains no question", files);
-    ids_push(&first, (int)b.n);
-
-    Tokens choices = {b.ids.id, b.document, b.ids.n, b.n};
-    double *nats = xcalloc(b.n, sizeof *nats); // (documents)
-    size_t n_right = 0, n_right_per_byte = 0;
+    char path[FILENAME_MAX];
+    size_t n = 0, right[2] = {0};
     double guess = 0;
-    score_documents(model, a, &choices, context, nats, NULL);
-    for (size_t q = 0; q < right.n; q++) {
-        int best = first.id[q], k = best; // k: the best one per byte
-        for (int c = best; c < first.id[q + 1]; c++) {
-            if (nats[c] < nats[best]) best = c;
-            if (nats[c] / b.document[c].bytes < nats[k] / b.document[k].bytes) k = c;
-        }
-        n_right += best == right.id[q];
-        n_right_per_byte += k == right.id[q];
-        guess += 100.0 / (first.id[q + 1] - first.id[q]) / right.n;
+    while (next_file(&list, path)) {
+        Reader r = reader_open(path);
+        for (; (!rows || n < rows) && reader_next(&r); n++)
+            guess += 100.0 / answer_choices(model, a, tok, &r, right);
+        reader_close(&r);
     }
-
-    Evaluation e = {0};
-    add_figure(&e, "questions", right.n, NAN);
-    e.watched = add_share(&e, "right, %", n_right, right.n);
-    add_share(&e, "length-normalised, %", n_right_per_byte, right.n);
-    add_figure(&e, "by guessing, %", guess, NAN);
-    free(nats);
-    free(first.id);
-    free(right.id);
-    free(b.ids.id);
-    free(b.document);
+    if (!n) die("%s: contains no question", files);
+    add_figure(&e, "questions", n, NAN);
+    e.watched = add_share(&e, "right, %", right[0], n);
+    add_share(&e, "length-normalised, %", right[1], n);
+    add_figure(&e, "by guessing, %", guess / n, NAN);
     return e;
 }
 
@@ -3438,57 +3282,40 @@ static Evaluation evaluate_choices(const Model *model, Acts *a, Tokenizer *tok, 
 
 // Which of the words, separated by spaces, the value of an option is, from 0 on; else exits.
 static int one_of(const char *option, const char *value, const char *words) {
-    size_t n = strlen(value);
     const char *word = words;
     for (int i = 0; *word; i++) {
         size_t len = strcspn(word, " ");
-        if (n == len && !strncmp(word, value, n)) return i;
-        word += len;
-        word += *word == ' ';
+        if (strlen(value) == len && !strncmp(word, value, len)) return i;
+        word += len + (word[len] == ' ');
     }
     die("--%s %s: allowed is one of %s", option, value, words);
 }
 
-// For ppl: does the first file hold conversations, or texts?
-static enum Unit unit_of(const char *files) {
-    char *path = next_file(&files);
-    if (!path) die("--data: there is no file name");
-    Reader r = reader_open(path);
-    bool chat = reader_next(&r) && r.json && !json_get(r.json, "text");
-    reader_close(&r);
-    free(path);
-    return chat ? DOCUMENT : WINDOW;
-}
-
-// Measures one task; see Exam.
-static Evaluation evaluate(const Model *model, Tokenizer *tok, const Options *o, Exam exam) {
-    enum { PPL, QA, THINK, PREF, CHOICE } task;
-    task = one_of("task", exam.task, "ppl qa think pref choice");
-    if (!exam.files && task != PPL && task != PREF)
-        die("--task %s: --eval-data is missing, a file with questions", exam.task);
-    Evaluation e;
-    if (task == QA || task == THINK) {
-        Tasks tasks = tasks_load(exam.files, tok, task == THINK, o->rows);
-        e = evaluate_tasks(model, tok, o, tasks, task == THINK);
+// Measures one of --task's tasks on the files in a list.
+static Figures evaluate(const Model *model, Tokenizer *tok, const Options *o, const char *task,
+                        const char *files) {
+    enum { PPL, PREF, CHOICE, QA, THINK } which;
+    which = one_of("task", task, "ppl pref choice qa think");
+    if (!files) die("--task %s: --eval-data is missing: a file to measure on", task);
+    Figures e;
+    if (which >= QA) {
+        Tasks tasks = tasks_load(files, tok, which == THINK, o->rows);
+        e = evaluate_tasks(model, tok, o, &tasks, which == THINK);
         tasks_free(&tasks);
         return e;
     }
 
     size_t context = min_size(model->config.max_position_embeddings, 2048);
-    if (!exam.files) context = exam.context;
     Acts *a = acts_new(model, INFERENCE, context, context, 0);
-    if (task == CHOICE) {
-        e = evaluate_choices(model, a, tok, exam.files, o->rows, context);
+    if (which == CHOICE) {
+        e = evaluate_choices(model, a, tok, files, o->rows);
     } else {
-        enum Unit unit = PAIR;
-        if (task == PPL && exam.files) unit = unit_of(exam.files);
-        Tokens opened = {0};
-        if (exam.files) opened = tokens_open(exam.files, ALL, tok, unit, context);
-        Tokens data = exam.files ? opened : *exam.held_out;
-        if (o->rows) data.n = min_size(data.n, o->rows * (task == PREF ? 2 : 1));
-        e = task == PPL ? evaluate_text(model, a, &data, context)
-                        : evaluate_pairs(model, a, &data, context, exam.ref_nats);
-        tokens_close(&opened);
+        bool pairs = which == PREF;
+        Tokens data = tokens_open(files, ALL, tok, pairs ? PAIR : WINDOW, context), some = data;
+        if (o->rows) some.n = min_size(data.n, o->rows * (pairs ? 2 : 1));
+        e = pairs ? evaluate_pairs(model, a, &some, context, NULL)
+                  : evaluate_text(model, a, &some, context);
+        tokens_close(&data);
     }
     acts_free(a);
     return e;
@@ -4301,25 +4128,18 @@ static const Ops fast = {
 // One table says which options there are, which commands know them and which values they may have.
 // =================================================================================================
 
-typedef struct {
-    const char *name, *commands; // the letters of the commands that know it; "*" or "": all
-    char kind;                   // s text, i whole number, f number
-    size_t offset;               // of its field in a struct of options
-    double least, most, preset;  // of a number; preset NAN: see the stage
-    const char *meaning;
-} Option;
-
-// The letters: p pretrain, s sft, d dpo (the stages of training); w generate (write), c chat, e
-// eval, i info.
-static const Option option_table[] = {
+// The tag holds the letters of the commands that know the option, capital where they need it; *:
+// all know it. p pretrain, s sft, d dpo (the stages of training); w generate (write), c chat, e
+// eval, i info. The preset NAN means that the stage decides.
+static const Field option_table[] = {
 #define AT(field) offsetof(Options, field)
-    {"data", "psde", 's', AT(data), 0, 0, 0, "JSONL or plain text; several with commas"},
-    {"held-out", "psd", 's', AT(held_out), 0, 0, 0,
-     "measure on this file, not on every 50th document"},
-    {"tokenizer", "psi", 's', AT(tokenizer), 0, 0, 0, "folder or tokenizer.json"},
-    {"preset", "psi", 's', AT(preset), 0, 0, 0, "sizes to start from, see help"},
-    {"model", "psdwcei", 's', AT(model), 0, 0, 0, "checkpoint folder to start from"},
-    {"out", "psd", 's', AT(out), 0, 0, 0, "folder for what the command makes"},
+#define TEXT(field) 's', AT(field), 0, 0, 0
+    {"data", "PSDE", TEXT(data), "JSONL or plain text; several with commas"},
+    {"held-out", "psd", TEXT(held_out), "measure on this file, not on every 50th document"},
+    {"tokenizer", "psi", TEXT(tokenizer), "folder or tokenizer.json"},
+    {"preset", "psi", TEXT(preset), "sizes to start from, see help"},
+    {"model", "psDWCEi", TEXT(model), "checkpoint folder to start from"},
+    {"out", "psd", TEXT(out), "folder for what the command makes"},
     {"steps", "psd", 'i', AT(steps), 0, 1e9, 0, "optimiser steps; 0: as many as --epochs take"},
     {"epochs", "psd", 'i', AT(epochs), 1, 1e6, 1, "passes over the data"},
     {"batch", "psdi", 'i', AT(batch), 1, 1e6, 8, "sequences (pairs) in memory at a time"},
@@ -4334,66 +4154,34 @@ static const Option option_table[] = {
     {"beta", "d", 'f', AT(beta), 0, 100, 0.1, "how much the reference holds the model back"},
     {"eval-every", "psd", 'i', AT(eval_every), 0, 1e9, 0,
      "steps between measurements; 0: a tenth of all"},
-    {"task", "psde", 's', AT(task), 0, 0, 0, "what to measure: ppl, qa, think, pref or choice"},
-    {"eval-data", "psd", 's', AT(eval_data), 0, 0, 0, "measure on this, not on held-out data"},
+    {"task", "psde", TEXT(task), "what to measure: ppl, qa, think, pref or choice"},
+    {"eval-data", "psd", TEXT(eval_data), "measure --task on this file"},
     {"rows", "psde", 'i', AT(rows), 0, 1e9, 0, "measure on so many rows at most; 0: all"},
-    {"contains", "psde", 's', AT(contains), 0, 0, 0, "count the answers that contain this text"},
-    {"answers", "e", 's', AT(answers), 0, 0, 0, "write the answers to this file, as JSONL"},
+    {"contains", "psde", TEXT(contains), "count the answers that contain this text"},
+    {"answers", "e", TEXT(answers), "write the answers to this file, as JSONL"},
     {"until", "psd", 'f', AT(until), -1e9, 1e9, NAN, "stop when the measured figure reaches this"},
-    {"weights", "wce", 's', AT(weights), 0, 0, 0, "keep them as f32, bf16 or int8"},
-    {"prompt", "w", 's', AT(prompt), 0, 0, 0, "text to continue"},
-    {"ask", "w", 's', AT(ask), 0, 0, 0, "question to answer, in the form of a chat"},
+    {"weights", "wce", TEXT(weights), "keep them as f32 (the default), bf16 or int8"},
+    {"prompt", "w", TEXT(prompt), "text to continue"},
+    {"ask", "w", TEXT(ask), "question to answer, in the form of a chat"},
     {"think", "wc", 'i', AT(think), 0, 1, 0, "1: the answer begins with thoughts"},
-    {"max-new-tokens", "psdwce", 'i', AT(sampling.max_new_tokens), 1, 1 << 24, 256,
-     "longest answer"},
-    {"temperature", "wc", 'f', AT(sampling.temperature), 0, 100, 0.85,
-     "0: always the most probable token"},
-    {"top-k", "wc", 'i', AT(sampling.top_k), 0, 1e9, 50, "draw from the k most probable; 0: all"},
-    {"top-p", "wc", 'f', AT(sampling.top_p), 0, 1, 0.85,
-     "draw from the most probable that hold p together"},
-    {"repetition-penalty", "wc", 'f', AT(sampling.repetition_penalty), 0.01, 100, 1, "1: none"},
     {"seed", "psdwc", 'i', AT(sampling.seed), 0, 1e15, 1, "the same seed gives the same bits"},
     {"threads", "*", 'i', AT(threads), 1, 1024, 0, "default: all cores"},
     {"plain", "*", 'i', AT(plain), 0, 1, 0, "1: run the definitions of chapter 2, slowly"},
 #undef AT
+#define AT(field) offsetof(Options, sampling.field)
+    {"max-new-tokens", "psdwce", 'i', AT(max_new_tokens), 1, 1 << 24, 256, "longest answer"},
+    {"temperature", "wc", 'f', AT(temperature), 0, 100, 0.85, "0: always the most probable token"},
+    {"top-k", "wc", 'i', AT(top_k), 0, 1e9, 50, "draw from the k most probable; 0: all"},
+    {"top-p", "wc", 'f', AT(top_p), 0, 1, 0.85, "draw from the most probable that hold p together"},
+    {"repetition-penalty", "wc", 'f', AT(repetition_penalty), 0.01, 100, 1, "1: none"},
+#undef AT
+#undef TEXT
 };
 enum { OPTIONS = sizeof option_table / sizeof *option_table };
 
-static void set_option(void *options, const Option *p, const char *text, double number) {
-    char *at = (char *)options + p->offset;
-    if (p->kind == 's') *(const char **)at = text;
-    else if (p->kind == 'i') *(long *)at = (long)number;
-    else *(double *)at = number;
-}
-
-static void set_presets(void *options, const Option *table, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (table[i].kind != 's') set_option(options, &table[i], NULL, table[i].preset);
-}
-
-static Options default_options(void) {
-    Options o = {.weights = "f32"};
-    set_presets(&o, option_table, OPTIONS);
-    return o;
-}
-
-static double parse_number(const char *name, const char *s, double least, double most, bool whole) {
-    char *end;
-    double value = strtod(s, &end);
-    if (!*s || *end || !(value >= least && value <= most) || (whole && value != floor(value)))
-        die("--%s %s: allowed is %s from %.15g to %.15g", name, s,
-            whole ? "a whole number" : "a number", least, most);
-    return value;
-}
-
-static bool knows(char letter, const Option *p) {
-    return !*p->commands || *p->commands == '*' || (letter && strchr(p->commands, letter));
-}
-
-static const Option *find_option(const Option *table, size_t n, const char *name, char letter) {
-    for (const Option *p = table; p < table + n; p++)
-        if (!strcmp(p->name, name) && knows(letter, p)) return p;
-    return NULL;
+static bool knows(char letter, const Field *option) {
+    const char letters[] = {letter, letter - 'a' + 'A', '*', 0};
+    return strpbrk(option->tag, letter ? letters : "*");
 }
 
 // --plain and --threads: which functions run, and with how many threads.
@@ -4408,35 +4196,46 @@ static void apply_threads(const Options *o) {
     op = o->plain ? &plain : &fast;
 }
 
-// Reads "--name value" pairs into o; `letter` is the command's. An instrument has options of its
-// own, n_more, which go to `into`; its letter is 0 if it has no use for those of a command. Exits
-// with what is allowed.
-static void parse_options(int argc, char **argv, char letter, Options *o, const Option *more,
+// Stores the text of a value; exits if it is not allowed. `option` is its name with the dashes.
+static void read_value(void *base, const Field *f, const char *text, const char *option) {
+    char where[100], *end;
+    double number = strtod(text, &end);
+    snprintf(where, sizeof where, "%s %s", option, text);
+    if (f->kind == 's') *(const char **)((char *)base + f->offset) = text;
+    else field_set(base, f, *text && !*end ? number : NAN, where);
+}
+
+// Reads "--name value" pairs into o, which may be NULL; `letter` is the command's. An instrument
+// has options of its own, n_more, which go to `into`; its letter is 0 if it knows no command's.
+static void parse_options(int argc, char **argv, char letter, Options *o, const Field *more,
                           size_t n_more, void *into) {
-    bool sized = letter && strchr("psi", letter); // the configuration's fields are options too
-    if (n_more) set_presets(into, more, n_more);
+    Config checked;                 // a field counts when options_config() reads the text
+    size_t first = letter != 'i';   // of config_field: info alone may set vocab_size, the row 0
+    put_defaults(into, more, n_more);
+    if (o) put_defaults(o, option_table, OPTIONS);
     for (int i = 0; i < argc; i += 2) {
         const char *name = argv[i] + 2;
         if (strncmp(argv[i], "--", 2)) die("%s: options look like --name value", argv[i]);
-        const Option *own = find_option(more, n_more, name, letter);
-        const Option *p = own || !o ? own : find_option(option_table, OPTIONS, name, letter);
-        const Field *f = sized && !p ? config_find(name) : NULL;
-        if (!p && !f) die("--%s: this command has no such option; see help", name);
-        if (f && !strcmp(f->name, "vocab_size") && letter != 'i')
-            die("--%s: the tokenizer decides it", name);
-        if (i + 1 >= argc) die("--%s: its value is missing", name);
-
-        const char *value = argv[i + 1];
-        if (f) {
-            config_set(&o->set, f, parse_number(name, value, f->least, f->most, !f->real), name);
-            o->is_set[f - config_field] = true;
-        } else {
-            double number = 0;
-            if (p->kind != 's')
-                number = parse_number(name, value, p->least, p->most, p->kind == 'i');
-            set_option(own ? into : o, p, value, number);
+        if (i + 1 == argc) die("%s: its value is missing", argv[i]);
+        void *base = into;
+        const Field *f = field_find(more, n_more, name);
+        if (!f && o) {
+            f = field_find(option_table, OPTIONS, name);
+            if (f && !knows(letter, f)) f = NULL;
+            base = o;
         }
+        if (!f && letter && strchr("psi", letter)) { // the configuration's fields are options too
+            f = field_find(config_field + first, CONFIG_FIELDS - first, name);
+            if (f) text_printf(&o->fields, " %s=%s", f->name, argv[i + 1]);
+            base = &checked;
+        }
+        if (!f) die("%s: this command has no such option; see help", argv[i]);
+        read_value(base, f, argv[i + 1], argv[i]);
     }
+
+    for (const Field *f = option_table; letter && f < option_table + OPTIONS; f++)
+        if (strchr(f->tag, letter - 'a' + 'A') && !*(char **)((char *)o + f->offset))
+            die("--%s is missing: %s", f->name, f->meaning);
     if (o) apply_threads(o);
 }
 
@@ -4444,11 +4243,9 @@ static void parse_options(int argc, char **argv, char letter, Options *o, const 
 static Config options_config(const Options *o, const Tokenizer *tok) {
     if (o->model && o->preset) die("--preset %s: --model has sizes of its own", o->preset);
     Config c = o->model ? config_load(o->model) : config_preset(o->preset ? o->preset : "tiny");
-    for (int i = 0; i < CONFIG_FIELDS; i++)
-        if (o->is_set[i])
-            config_set(&c, &config_field[i], config_get(&o->set, &config_field[i]), "option");
+    if (o->fields.s) config_parse(&c, o->fields.s, "option");
     if (tok && o->model && c.vocab_size < tok->vocab_size)
-        die("%s: the tokenizer has %d tokens, the model only %d", o->model, tok->vocab_size,
+        die("%s: the tokenizer has %d tokens, the model only %ld", o->model, tok->vocab_size,
             c.vocab_size);
     if (tok && !o->model) c.vocab_size = tok->vocab_size;
     config_complete(&c, o->model ? o->model : "the configuration");
@@ -4458,7 +4255,9 @@ static Config options_config(const Options *o, const Tokenizer *tok) {
 // A model to talk to or to measure, from --model, its weights kept as --weights says.
 static Model *load_model(const Options *o, const Tokenizer *tok) {
     Model *model = model_new(options_config(o, tok));
-    int bits = 32 >> one_of("weights", o->weights, sizeof(float) == 4 ? "f32 bf16 int8" : "f32");
+    int bits = 32;
+    if (o->weights)
+        bits >>= one_of("weights", o->weights, sizeof(float) == 4 ? "f32 bf16 int8" : "f32");
     if (o->plain && bits < 32) die("--plain 1: the definitions know f32 weights only");
     model_allocate(model, false, bits);
     weights_load(model, o->model);
@@ -4478,11 +4277,10 @@ static size_t acts_size(const Model *model, enum Mode mode, size_t rows, size_t 
 // One stage of training, from its options to its checkpoint. `own` is passed on in run->own.
 static void run_stage(const Stage *stage, const Options *given, void *own) {
     Options o = *given;
+    Run run = {.stage = stage, .o = &o, .own = own};
     char *default_out = format("out/%s", stage->name);
-    if (!o.data) die("--data is missing: a JSONL file");
     if (!o.out) o.out = default_out;
     if (!o.tokenizer && !o.model) die("--tokenizer or --model is missing: a folder");
-    Run run = {.stage = stage, .o = &o, .own = own};
     run.tok = tokenizer_load(o.tokenizer ? o.tokenizer : o.model);
     run.model = model_new(options_config(&o, run.tok));
     stage->prepare(&run);
@@ -4515,19 +4313,15 @@ static void run_stage(const Stage *stage, const Options *given, void *own) {
 
 static void cmd_pretrain(const Options *o) { run_stage(&pretrain_stage, o, NULL); }
 static void cmd_sft(const Options *o) { run_stage(&sft_stage, o, NULL); }
-static void cmd_dpo(const Options *o) {
-    if (!o->model) die("--model is missing: a checkpoint folder");
-    run_stage(&dpo_stage, o, NULL);
-}
+static void cmd_dpo(const Options *o) { run_stage(&dpo_stage, o, NULL); }
 
 // ---- talking ------------------------------------------------------------------------------------
 
 static void cmd_generate(const Options *o) {
-    if (!o->model) die("generate: --model is missing: a checkpoint folder");
     if (o->ask && o->prompt) die("generate: --ask and --prompt exclude each other");
     Tokenizer *tok = tokenizer_load(o->model);
     Model *model = load_model(o, tok);
-    Answer x = {{0}, 0, false};
+    Answer x = {.done = false};
     double start = seconds();
     if (o->ask) {
         Text question = {0};
@@ -4543,6 +4337,7 @@ static void cmd_generate(const Options *o) {
     size_t n = answer_aloud(model, tok, &x, &o->sampling);
     fprintf(stderr, "%zu tokens, %.1f a second\n", n, n / (seconds() - start));
     free(x.ids.id);
+    free(x.text.s);
     model_free(model);
     tokenizer_free(tok);
 }
@@ -4580,7 +4375,7 @@ static bool chat_command(Conversation *c, const char *line) {
 
 static void chat_turn(Conversation *c, const char *line) {
     size_t before = c->messages.len, context = c->model->config.max_position_embeddings;
-    Answer x = {{0}, 0, false};
+    Answer x = {.done = false};
     add_message(&c->messages, "user", NULL, line);
     encode_messages(c->tok, &c->messages, c->o.think, &x.ids);
     if (x.ids.n >= context) {
@@ -4590,31 +4385,25 @@ static void chat_turn(Conversation *c, const char *line) {
         interrupted = 0;
         signal(SIGINT, on_interrupt);
         double start = seconds();
-        bool form;
         c->tokens += answer_aloud(c->model, c->tok, &x, &c->o.sampling);
         c->spent += seconds() - start;
         c->turns++;
-        char *text = answer_text(c->tok, &x, c->o.think, &form);
-        add_message(&c->messages, "assistant", NULL, text);
-        free(text);
+        add_message(&c->messages, "assistant", NULL, answer_text(&x, c->o.think));
     }
     free(x.ids.id);
+    free(x.text.s);
     c->o.sampling.seed++;
 }
 
 static void cmd_chat(const Options *o) {
-    if (!o->model) die("chat: --model is missing: a checkpoint folder");
     Conversation c = {.o = *o, .tok = tokenizer_load(o->model)};
     c.model = load_model(o, c.tok);
     char *line = NULL;
     size_t cap = 0;
-    bool more = true;
     fprintf(stderr, "/think  /system TEXT  /reset  /stats  /quit\n");
-    signal(SIGINT, on_interrupt);
-    while (more) {
+    for (bool more = true; more;) {
         fputs("> ", stderr);
-        ssize_t n = getline(&line, &cap, stdin);
-        if (n < 0) break;
+        if (getline(&line, &cap, stdin) < 0) break;
         line[strcspn(line, "\r\n")] = 0;
         if (*line == '/') more = chat_command(&c, line);
         else if (*line) chat_turn(&c, line);
@@ -4628,11 +4417,9 @@ static void cmd_chat(const Options *o) {
 // ---- measuring ----------------------------------------------------------------------------------
 
 static void cmd_eval(const Options *o) {
-    if (!o->model || !o->data) die("eval: --model DIR and --data FILE are needed");
     Tokenizer *tok = tokenizer_load(o->model);
     Model *model = load_model(o, tok);
-    Exam exam = {.task = o->task ? o->task : "ppl", .files = o->data};
-    Evaluation e = evaluate(model, tok, o, exam);
+    Figures e = evaluate(model, tok, o, o->task ? o->task : "ppl", o->data);
     for (int i = 0; i < e.n; i++) {
         printf("%-22s %.6g", e.figure[i].name, e.figure[i].value);
         if (isfinite(e.figure[i].error)) printf(" +- %.2g", e.figure[i].error);
@@ -4645,8 +4432,7 @@ static void cmd_eval(const Options *o) {
 static void cmd_info(const Options *o) {
     Tokenizer *tok = o->tokenizer ? tokenizer_load(o->tokenizer) : NULL;
     Model *model = model_new(options_config(o, tok));
-    size_t T = min_size(model->config.max_position_embeddings, 512);
-    if (o->seq) T = o->seq;
+    size_t T = min_size(model->config.max_position_embeddings, o->seq ? o->seq : 512);
     for (const Tensor *t = model->tensor; t < model->tensor + model->n_tensors; t++)
         printf("%-52s (%zu, %zu) %12zu  %s%s\n", t->name, t->rows, t->cols, tensor_size(t),
                is_matrix(t) ? "normal" : "ones", t->decay ? ", decays" : "");
@@ -4666,21 +4452,17 @@ static void cmd_info(const Options *o) {
            "memory to train", 4 * params + acts, params, acts, o->batch, T);
     printf("%-34s %.1f MB\n", "the same with --recompute 1",
            4 * params + acts_size(model, RECOMPUTE, o->batch * T, 0, 0) / MB);
-    size_t room = min_size(model->config.max_position_embeddings, T);
-    acts = acts_size(model, INFERENCE, min_size(room, 512), 1, room) / MB;
+    acts = acts_size(model, INFERENCE, min_size(T, 512), 1, T) / MB;
     for (int i = 0; i < 3; i++) {
         double weights = weight_bytes(model, 32 >> i) * 1e-6;
         printf("%-34s %.1f MB = %.1f (weights, %s) + %.1f (KV cache and activations, %zu "
-               "positions)\n", "memory to generate", weights + acts, weights, kept_as[i], acts,
-               room);
+               "positions)\n", "memory to generate", weights + acts, weights, kept_as[i], acts, T);
     }
     model_free(model);
     if (tok) tokenizer_free(tok);
 }
 
 // ---- the table of contents ----------------------------------------------------------------------
-
-static void cmd_help(const Options *o);
 
 typedef struct {
     const char *name;
@@ -4697,7 +4479,6 @@ static const Command commands[] = {
     {"chat", 'c', cmd_chat, "talk to it: --model DIR"},
     {"eval", 'e', cmd_eval, "measure it on held-out data: --model DIR --data F [--task T]"},
     {"info", 'i', cmd_info, "tensors, parameters, memory and work of a preset or checkpoint"},
-    {"help", 'h', cmd_help, "all commands with their options"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -4705,15 +4486,15 @@ static void print_commands(void) {
     printf("usage: minimind COMMAND [--option value]...\n\n");
     for (const Command *c = commands; c < commands + COMMANDS; c++)
         printf("    %-10s %s\n", c->name, c->meaning);
+    printf("    help       all commands with their options\n");
 }
 
-static void cmd_help(const Options *o) {
-    (void)o; // unused
+static void print_help(void) {
     print_commands();
-    for (const Command *c = commands; c < commands + COMMANDS - 1; c++) {
+    for (const Command *c = commands; c < commands + COMMANDS; c++) {
         printf("\n%s\n", c->name);
-        for (const Option *p = option_table; p < option_table + OPTIONS; p++)
-            if (knows(c->letter, p)) printf("    --%-20s %s\n", p->name, p->meaning);
+        for (const Field *f = option_table; f < option_table + OPTIONS; f++)
+            if (knows(c->letter, f)) printf("    --%-20s %s\n", f->name, f->meaning);
     }
     printf("\nfields of the configuration, options of pretrain, sft and info:\n");
     for (const Field *f = config_field; f < config_field + CONFIG_FIELDS; f++)
@@ -4725,19 +4506,16 @@ static void cmd_help(const Options *o) {
 
 int main(int argc, char **argv) {
     program = "minimind";
-    if (argc < 2) {
-        print_commands();
-        return 0;
-    }
-    const char *name = argv[1];
-    if (!strcmp(name, "--help") || !strcmp(name, "-h")) name = "help";
+    const char *name = argc > 1 ? argv[1] : "";
     const Command *c = commands;
     while (c < commands + COMMANDS && strcmp(c->name, name)) c++;
-    if (c == commands + COMMANDS) die("there is no command %s; see minimind help", name);
-
-    Options o = default_options();
-    parse_options(argc - 2, argv + 2, c->letter, &o, NULL, 0, NULL);
-    c->run(&o);
+    if (c < commands + COMMANDS) {
+        Options o = {0};
+        parse_options(argc - 2, argv + 2, c->letter, &o, NULL, 0, NULL);
+        c->run(&o);
+    } else if (!*name) print_commands();
+    else if (!strcmp(name, "help") || !strcmp(name, "--help")) print_help();
+    else die("there is no command %s; see minimind help", name);
     if (fflush(stdout) || ferror(stdout)) die("standard output cannot be written");
     return 0;
 }

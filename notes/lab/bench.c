@@ -3,8 +3,8 @@
 //     mkdir -p out/lab && cc -O3 -march=native -o out/lab/bench notes/lab/bench.c -lm
 //     out/lab/bench --preset tiny            (add -fopenmp above to use all cores)
 //
-// A number of tokens per second says little by itself. So each figure is printed with the limit that
-// the machine sets to it:
+// A number of tokens per second says little by itself. So each figure is printed with the limit
+// that the machine sets to it:
 //
 //   - Training is arithmetic. Its limit is the kernel: the innermost loop of the matrix product,
 //     multiply_panels(), on data that stays in the first-level cache. A matrix product should come
@@ -203,8 +203,8 @@ static const Ops timers = {
 
 // ---- training -----------------------------------------------------------------------------------
 
-// `took`: seconds of all parts together. The rest is what does not go through the table: the forward
-// embedding, the choice of experts, copies and the objective.
+// `took`: seconds of all parts together. The rest is what does not go through the table: the
+// forward embedding, the choice of experts, copies and the objective.
 static void print_parts(double took) {
     double rest = took;
     for (int p = 0; p < PARTS; p++) {
@@ -298,8 +298,8 @@ static Model *random_model(Config config, int bits) {
     return model;
 }
 
-// The share of memory speed: what decoding reads per token, the active weights and a KV cache of 128
-// positions on average, against the speed at which the float weights are read.
+// The share of memory speed: what decoding reads per token, the active weights and a KV cache of
+// 128 positions on average, against the speed at which the float weights are read.
 static void bench_inference(Config config) {
     double memory = 0;
     for (int i = 0; i < (op == &plain ? 1 : 3); i++) { // the definitions know float weights only
@@ -352,8 +352,8 @@ static void append_word(Text *text, size_t rank, bool chinese) {
     }
 }
 
-// Makes up sentences of 4 to 11 words, English and Chinese in turn, 5 MB in all. Words and characters
-// are as frequent as in a language, which decides how much work a tokenizer has.
+// Makes up sentences of 4 to 11 words, English and Chinese in turn, 5 MB in all. Words and
+// characters are as frequent as in a language, which decides how much work a tokenizer has.
 static void make_up_text(Text *text) {
     enum { VOCABULARY = 20000, STREAM = 1 };
     uint64_t drawn = 0;
@@ -395,7 +395,7 @@ static void bench_scaling(const char *what, const char *fields, const char *fiel
     for (int value = from; value <= to; value *= 2) {
         Config config = config_preset("tiny");
         config_parse(&config, fields, "bench");
-        if (field) config_set(&config, config_find(field), value, "bench");
+        if (field) field_set(&config, config_find(field), value, "bench");
         config_complete(&config, "bench");
         size_t T = field ? 256 : (size_t)value;
         printf("  %d: %.0f", value, bench_training(config, 4096 / T, T, false));
@@ -425,7 +425,7 @@ typedef struct {
     const char *preset;
 } BenchOptions;
 
-static const Option bench_options[] = {
+static const Field bench_options[] = {
     {"preset", "", 's', offsetof(BenchOptions, preset), 0, 0, 0, "measure this one; default: all"},
 };
 enum { BENCH_OPTIONS = sizeof bench_options / sizeof *bench_options };
@@ -436,7 +436,7 @@ int main(int argc, char **argv) {
         printf("usage: bench [--preset NAME] [--threads N] [--plain 1]\n");
         return 0;
     }
-    Options o = default_options();
+    Options o = {0};
     BenchOptions own = {NULL};
     parse_options(argc - 1, argv + 1, 0, &o, bench_options, BENCH_OPTIONS, &own);
     if (own.preset) config_preset(own.preset); // exits if there is none of that name

@@ -175,7 +175,7 @@ static void trial_free(Trial *trial) {
 static double loss_now(const Trial *trial) {
     Acts *a = trial->acts;
     const Batch *b = &trial->batch;
-    Report unused = {0};
+    Figures unused = {0};
     batch_logp(trial->model, a, b, 0, b->rows);
     return trial->objective(a->dlogp, a->logp, a->n_out, b, trial->own, &unused) + a->aux_loss;
 }
@@ -292,7 +292,7 @@ static void check_margins(void) {
         float logp[2] = {0, 0}, dlogp[2];
         double beta = 0.1, ref_sum[2] = {-sign * 1000 / beta, 0};
         Batch b = {.rows = 2, .T = 1, .at = (int[]){0, 1}, .n_targets = 2};
-        Report unused = {0};
+        Figures unused = {0};
         double loss = dpo_loss(dlogp, logp, 2, &b, &(Preferences){beta, ref_sum}, &unused);
 
         double slope = sign > 0 ? 0 : beta;
@@ -670,26 +670,34 @@ static void check_drawing(const Variant *v) {
     enum { LONGEST_PROMPT = 5, NEW_TOKENS = 6 };
     Model *model = small_model(v, wide);
     Acts *a = acts_new(model, INFERENCE, TOGETHER, TOGETHER, LONGEST_PROMPT + NEW_TOKENS);
-    Tokenizer tok = {.vocab_size = (int)model->V, .eos = -1};
+    Token *empty = xcalloc(model->V, sizeof *empty); // (V) tokens without text
+    Tokenizer tok = {.vocab_size = (int)model->V, .eos = -1, .token = empty};
     Sampling greedy = {.top_p = 1, .repetition_penalty = 1, .max_new_tokens = NEW_TOKENS};
-    Answer answer[TOGETHER] = {{{0}, 0, false}};
+    Answer answer[TOGETHER];
+    memset(answer, 0, sizeof answer);
     for (int i = 0; i < TOGETHER; i++)
         for (int t = 0; t < LONGEST_PROMPT - i / 2 % 3; t++)
             ids_push(&answer[i].ids, (int)(splitmix64(i / 2 * 100 + t) % model->V));
-    complete(model, a, &tok, answer, TOGETHER, &greedy, NULL);
+    complete(model, a, &tok, answer, TOGETHER, &greedy, false);
     double error = together_error(model, a, answer);
 
     int wrong = 0;
     for (int i = 0; i < TOGETHER; i++) {
         const Ids *ids = &answer[i].ids;
-        Answer alone = {ids_copy(&(Ids){ids->id, answer[i].prompt, 0}), 0, false};
-        complete(model, a, &tok, &alone, 1, &greedy, NULL);
+        Answer alone = {.done = false};
+        for (size_t t = 0; t < answer[i].prompt; t++) ids_push(&alone.ids, ids->id[t]);
+        complete(model, a, &tok, &alone, 1, &greedy, false);
         wrong += alone.ids.n != ids->n || memcmp(alone.ids.id, ids->id, ids->n * sizeof *ids->id);
         free(alone.ids.id);
+        free(alone.text.s);
     }
     check_error(wrong, 0, "%s: %d answers drawn together", v->name, TOGETHER);
     check_error(error, 1e-5, "%s: logits of %d together", v->name, TOGETHER);
-    for (int i = 0; i < TOGETHER; i++) free(answer[i].ids.id);
+    for (int i = 0; i < TOGETHER; i++) {
+        free(answer[i].ids.id);
+        free(answer[i].text.s);
+    }
+    free(empty);
     acts_free(a);
     model_free(model);
 }
@@ -898,7 +906,7 @@ static Config golden_config(Golden *g) {
     for (Record *r = g->record; r < g->record + g->n; r++) {
         const Field *f = config_find(r->field[0]);
         if (!f || r->n < 2) continue;
-        config_set(&c, f, golden_number(g, r, 1), g->path);
+        field_set(&c, f, golden_number(g, r, 1), g->path);
         r->used = true;
     }
     c.router_aux_loss_coef = golden_value(g, "aux_coef");
@@ -1305,7 +1313,7 @@ static void golden_rope(Golden *g) {
     for (Record *t = NULL; (t = golden_next(g, t, "table", NULL));) {
         Config c = config_preset("minimind3");
         for (int i = 0; i < 9; i++)
-            config_set(&c, config_find(fields[i]), golden_number(g, t, 2 + i), g->path);
+            field_set(&c, config_find(fields[i]), golden_number(g, t, 2 + i), g->path);
         int D2 = c.head_dim / 2, n = c.max_position_embeddings;
         float *cosine = borrow(n * D2, sizeof *cosine); // (n, D / 2)
         float *sine = borrow(n * D2, sizeof *sine);     // (n, D / 2)
@@ -1433,7 +1441,7 @@ int main(int argc, char **argv) {
     int files = 1; // --name value pairs come first, then the files
     while (files < argc && !strncmp(argv[files], "--", 2)) files += 2;
     if (files > argc) files = argc; // a value is missing; parse_options() reports it
-    Options options = default_options();
+    Options options = {0};
     parse_options(files - 1, argv + 1, 0, &options, NULL, 0, NULL);
 
     for (int i = files; i < argc; i++) check_path(argv[i]);

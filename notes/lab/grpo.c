@@ -103,7 +103,7 @@ static double kl_of(double logp, double ref_logp) {
 // The objective; `own` is a const Policy. The mean over the tokens of a row is taken first, so that
 // a long answer does not count more than a short one.
 static double policy_loss(float *dlogp, const float *logp, size_t n, const Batch *b,
-                          const void *own, Report *report) {
+                          const void *own, Figures *more) {
     const Policy *p = own;
     double loss = 0;
     for (size_t i = 0; i < n; i++) {
@@ -117,8 +117,8 @@ static double policy_loss(float *dlogp, const float *logp, size_t n, const Batch
 
         loss += share * (cost + p->beta * kl);
         dlogp[i] = share * (dcost + p->beta * (1 - exp(ref_logp - logp[i])));
-        report_add(report, "kl", kl / b->n_targets);
-        report_add(report, "clipped", (double)clipped / b->n_targets);
+        add_figure(more, "kl", kl / b->n_targets, NAN);
+        add_figure(more, "clipped", (double)clipped / b->n_targets, NAN);
     }
     return loss;
 }
@@ -136,12 +136,10 @@ static void store_logp(const Model *model, Acts *a, const Batch *b, size_t pass_
 
 // 1 for a right answer and 0.25 for good form: an end token and, if it had to think, thoughts that
 // are closed once. Form alone earns a little, so that a model which solves nothing yet can begin.
-static double answer_reward(const Tokenizer *tok, const Answer *x, const char *accepted, bool think,
-                            bool *right) {
-    bool form;
-    char *said = answer_text(tok, x, think, &form);
-    *right = form && answer_is(said, accepted);
-    free(said);
+static double answer_reward(const Answer *x, bool think, bool *right) {
+    const char *close = think ? strstr(x->text.s, "</think>") : x->text.s;
+    bool form = x->done && close && !(think && strstr(close + 1, "</think>"));
+    *right = form && answer_is(answer_text(x, think), &x->accepted);
     return *right + 0.25 * form;
 }
 
@@ -170,39 +168,39 @@ typedef struct { // what the stage needs beyond the book's Run
 
 // The question of a turn, where turns are counted from 0. Each epoch visits all n questions once,
 // in strides of a prime number from a random start.
-static const Task *task_of(const Tasks *t, uint64_t turn, long seed) {
+static const Answer *task_of(const Tasks *t, uint64_t turn, long seed) {
     uint64_t n = t->n, stride = n % 7919 ? 7919 : 1;
     uint64_t stream = splitmix64(seed + 77) + turn / n;
-    return &t->task[(splitmix64(stream) + turn * stride) % n];
+    return &t->answer[(splitmix64(stream) + turn * stride) % n];
 }
 
-// Draws G answers to each of the next questions into answer (rows), with their questions in task
-// (rows). Rows of a group are neighbours, so complete() prefills their prompt once. top-k and top-p
-// are off, because the derivation needs answers from the model's own distribution. At a temperature
-// other than 1 it holds only approximately.
-static void draw_answers(Run *run, Grpo *grpo, Answer *answer, const Task **task) {
+// Draws G answers to each of the next questions into answer (rows). Rows of a group are neighbours,
+// so complete() prefills their prompt once. top-k and top-p are off, because the derivation needs
+// answers from the model's own distribution. At a temperature other than 1 it holds only
+// approximately.
+static void draw_answers(Run *run, Grpo *grpo, Answer *answer) {
     long seed = run->o->sampling.seed;
     for (size_t row = 0; row < run->rows; row++) {
-        task[row] = task_of(&grpo->tasks, grpo->n_asked + row / grpo->G, seed);
-        answer[row].ids = ids_copy(&task[row]->prompt);
+        const Answer *task = task_of(&grpo->tasks, grpo->n_asked + row / grpo->G, seed);
+        answer[row].accepted = task->accepted;
+        for (size_t i = 0; i < task->ids.n; i++) ids_push(&answer[row].ids, task->ids.id[i]);
     }
 
     Sampling sampling = {.temperature = grpo->temperature, .top_p = 1, .repetition_penalty = 1,
                          .max_new_tokens = run->o->sampling.max_new_tokens,
                          .seed = (long)(splitmix64(seed) + grpo->n_asked * grpo->G)};
-    complete(run->model, grpo->drawing, run->tok, answer, run->rows, &sampling, NULL);
+    complete(run->model, grpo->drawing, run->tok, answer, run->rows, &sampling, false);
     grpo->n_asked += run->rows / grpo->G;
 }
 
 // Fills in the advantages of answer (rows), and what is reported of the drawing.
-static void score_answers(const Run *run, Grpo *grpo, const Answer *answer, const Task **task) {
+static void score_answers(const Run *run, Grpo *grpo, const Answer *answer) {
     double *advantage = grpo->policy.advantage; // (rows) at first the rewards
     size_t rows = run->rows;
     grpo->reward = grpo->solved = grpo->length = 0;
     for (size_t row = 0; row < rows; row++) {
         bool right;
-        advantage[row] = answer_reward(run->tok, &answer[row], task[row]->answer, grpo->think,
-                                       &right);
+        advantage[row] = answer_reward(&answer[row], grpo->think, &right);
         grpo->reward += advantage[row] / rows;
         grpo->solved += (double)right / rows;
         grpo->length += (double)(answer[row].ids.n - answer[row].prompt) / rows;
@@ -223,7 +221,7 @@ static void make_batch(Run *run, Grpo *grpo, Answer *answer) {
         const Answer *x = &answer[row];
         for (size_t i = x->prompt; i < x->ids.n; i++) x->ids.id[i] |= TRAINED;
         grpo->policy.n_row_targets[row] =
-            batch_set_row(b, row, x->ids.id, x->ids.n - 1, run->tok->vocab_size);
+            batch_set_row(b, row, x->ids.id, x->ids.n - 1);
     }
 }
 
@@ -237,14 +235,15 @@ static void fill_answers(Run *run) {
     grpo->n_fills++;
     if (again) return;
 
-    Answer *answer = xcalloc(run->rows, sizeof *answer);  // (rows)
-    const Task **task = xcalloc(run->rows, sizeof *task); // (rows)
-    draw_answers(run, grpo, answer, task);
-    score_answers(run, grpo, answer, task);
+    Answer *answer = xcalloc(run->rows, sizeof *answer); // (rows)
+    draw_answers(run, grpo, answer);
+    score_answers(run, grpo, answer);
     make_batch(run, grpo, answer);
-    for (size_t row = 0; row < run->rows; row++) free(answer[row].ids.id);
+    for (size_t row = 0; row < run->rows; row++) {
+        free(answer[row].ids.id);
+        free(answer[row].text.s);
+    }
     free(answer);
-    free(task);
 
     store_logp(run->model, run->acts, b, run->pass_rows, p->old_logp);
     if (grpo->reference) store_logp(grpo->reference, run->acts, b, run->pass_rows, p->ref_logp);
@@ -257,9 +256,9 @@ static void fill_answers(Run *run) {
 static Tasks hold_out(Tasks *t) {
     Tasks held = {.n = min_size(t->n / HOLD_OUT_EVERY + 1, t->n - 1), .longest = t->longest};
     if (!held.n) die("--data: one question is too few, since one is held out; add --held-out FILE");
-    held.task = xcalloc(held.n, sizeof *held.task);
+    held.answer = xcalloc(held.n, sizeof *held.answer);
     t->n -= held.n;
-    memcpy(held.task, t->task + t->n, held.n * sizeof *held.task);
+    memcpy(held.answer, t->answer + t->n, held.n * sizeof *held.answer);
     return held;
 }
 
@@ -314,19 +313,19 @@ static void begin_answers(Run *run) {
 // policy_loss with a report of the drawing. The report is of a step, but an objective is called
 // once per pass: each pass adds a part, in proportion to its targets.
 static double drawn_loss(float *dlogp, const float *logp, size_t n, const Batch *b, const void *own,
-                         Report *report) {
+                         Figures *more) {
     const Grpo *grpo = own;
     double share = (double)n / b->n_targets;
-    report_add(report, "reward", share * grpo->reward);
-    report_add(report, "solved", share * grpo->solved);
-    report_add(report, "length", share * grpo->length);
-    return policy_loss(dlogp, logp, n, b, &grpo->policy, report);
+    add_figure(more, "reward", share * grpo->reward, NAN);
+    add_figure(more, "solved", share * grpo->solved, NAN);
+    add_figure(more, "length", share * grpo->length, NAN);
+    return policy_loss(dlogp, logp, n, b, &grpo->policy, more);
 }
 
 // The share of held-out questions that are answered right at temperature 0.
-static Evaluation measure_answers(Run *run) {
-    const Grpo *grpo = run->own;
-    return evaluate_tasks(run->model, run->tok, run->o, grpo->held, grpo->think);
+static Figures measure_answers(Run *run) {
+    Grpo *grpo = run->own;
+    return evaluate_tasks(run->model, run->tok, run->o, &grpo->held, grpo->think);
 }
 
 static void end_answers(Run *run) {
@@ -343,13 +342,13 @@ static void end_answers(Run *run) {
 }
 
 static const Stage grpo_stage = {
-    "grpo", 1e-4, prepare_answers, begin_answers, fill_answers, drawn_loss, measure_answers,
-    end_answers};
+    "grpo", 1e-4, DOCUMENT, prepare_answers, begin_answers, fill_answers, drawn_loss,
+    measure_answers, end_answers};
 
 // ---- the command --------------------------------------------------------------------------------
 
 // The options of this stage, beside those of sft (letter s).
-static const Option grpo_options[] = {
+static const Field grpo_options[] = {
 #define AT(field) offsetof(Grpo, field)
     {"loss", "s", 's', AT(loss), 0, 0, 0, "grpo or cispo"},
     {"num-generations", "s", 'i', AT(G), 2, 4096, 8, "answers to each question"},
@@ -372,7 +371,7 @@ int main(int argc, char **argv) {
             printf("    --%-20s %s\n", grpo_options[i].name, grpo_options[i].meaning);
         return 0;
     }
-    Options options = default_options();
+    Options options = {0};
     Grpo grpo = {.loss = "grpo"};
     parse_options(argc - 1, argv + 1, 's', &options, grpo_options, GRPO_OPTIONS, &grpo);
     if (!options.model) die("--model is missing: a checkpoint folder");

@@ -656,7 +656,7 @@ typedef struct {
     long seed, documents;
 } WorldOptions;
 
-static const Option world_options[] = {
+static const Field world_options[] = {
     {"out", "", 's', offsetof(WorldOptions, out), 0, 0, 0, "folder for the files"},
     {"seed", "", 'i', offsetof(WorldOptions, seed), 0, 1e15, 1, "decides the facts and the texts"},
     {"documents", "", 'i', offsetof(WorldOptions, documents), 1, 1e9, 30000,
