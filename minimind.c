@@ -2213,6 +2213,8 @@ static void score_documents(const Model *model, Acts *a, const Tokens *data, siz
 
 // ---- the stages ---------------------------------------------------------------------------------
 
+// Opens the data as rows of at most --seq tokens and counts the steps: --steps, or as many as
+// --epochs passes over the data take.
 static void prepare_data(Run *run) {
     const Options *o = run->o;
     Data *d = &run->data;
@@ -2473,7 +2475,7 @@ static void train(Run *run) {
 // sequences that are decoded together share it.
 // =================================================================================================
 
-typedef struct {
+typedef struct { // a token that may be drawn
     float logit;
     int id;
 } Candidate;
@@ -2657,6 +2659,7 @@ static void complete(const Model *model, Acts *a, const Tokenizer *tok, Answer *
 
 // ---- prompts and answers as text ----------------------------------------------------------------
 
+// Appends "key": "text" and then `end`.
 static void add_json(Text *t, const char *key, const char *text, const char *end) {
     text_printf(t, "\"%s\": ", key);
     json_write_string(t, text, strlen(text));
@@ -2713,7 +2716,8 @@ static size_t answer_aloud(const Model *model, const Tokenizer *tok, Answer *x, 
 //
 // config.json, model.safetensors, the tokenizer's two files and generation_config.json, with the
 // names that MiniMind, Qwen3 and other programs use. Every file is written beside its place and
-// renamed when it is complete.
+// renamed when it is complete: new_file() and new_file_done() of tokenizer.c do that, and a full
+// disk or a crash leaves the old file as it was.
 // =================================================================================================
 
 // The model_type of config.json, and the class that computes it in other libraries.
@@ -2723,6 +2727,7 @@ static const char *const family_class[] = {"MiniMind", "Llama", "Qwen3", "Qwen3M
 
 static bool is_yarn_field(const Field *f) { return !strncmp(f->name, "yarn_", 5); }
 
+// The ids of the special tokens, as both files below name them.
 static void append_token_ids(Text *t, const Tokenizer *tok) {
     const char *const name[] = {"bos", "eos", "pad"};
     int id[] = {tok->bos, tok->eos, tok->pad};
@@ -2732,6 +2737,9 @@ static void append_token_ids(Text *t, const Tokenizer *tok) {
     }
 }
 
+// Writes config.json and generation_config.json. A model that another library can compute gets that
+// library's model_type: dense ones are Llama, or Qwen3 with q/k norm; a MoE with q/k norm and
+// without shared experts is Qwen3-MoE; the rest is MiniMind's own.
 static void config_save(const Config *c, const Tokenizer *tok, const char *dir) {
     Text t = {0}, yarn = {0};
     enum Family family = c->qk_norm ? QWEN3 : LLAMA;
@@ -2782,7 +2790,8 @@ static void expect_setting(const Json *j, const char *key, const char *known, co
     if (strcmp(is, known)) die("%s: %s is %s; only %s is known here", path, key, is, known);
 }
 
-// What a file means that does not say; each family has defaults of its own.
+// The values of fields that a config.json leaves out. They differ between families: Hugging Face's
+// classes have other defaults than MiniMind's.
 static Config family_defaults(const Json *j, const char *path) {
     Config c = config_preset("minimind3");
     const char *type = json_text(j, "model_type");
@@ -2805,12 +2814,13 @@ static Config family_defaults(const Json *j, const char *path) {
         c.yarn_attention_factor = NAN;
     }
     const Json *experts = json_get(j, "num_local_experts"); // a newer name
-    if (experts)
+    if (experts && experts->type == JSON_NUMBER)
         field_set(&c, config_find("num_experts"), experts->number, path);
     return c;
 }
 
-// Reads config.json of MiniMind, MiniMind2, Qwen3, Qwen3-MoE or Llama.
+// Reads config.json of MiniMind, MiniMind2, Qwen3, Qwen3-MoE or Llama from a checkpoint folder.
+// Exits, and names the key, if the file asks for something that this program does not compute.
 static Config config_load(const char *dir) {
     char *path = format("%s/config.json", dir);
     size_t len;
@@ -2952,8 +2962,9 @@ static void check_entries(const Model *model, const Weights *w) {
         die("%s: tensors overlap, are duplicates or leave gaps: it is damaged", w->path);
 }
 
-// Loads the weights of an allocated model from a checkpoint folder; packs them if it keeps fewer
-// bits.
+// Loads the weights of an allocated model from a checkpoint folder, in any of four number formats,
+// and packs them if the model keeps fewer bits. Exits if a tensor is missing, has another shape, is
+// outside the file or holds a number that is not finite.
 static void weights_load(Model *model, const char *dir) {
     char *path = format("%s/model.safetensors", dir);
     size_t size;
@@ -2963,7 +2974,9 @@ static void weights_load(Model *model, const char *dir) {
     if (len < 2 || len > size - 8)
         die("%s: is not a safetensors file or is cut off (%zu bytes)", path, size);
 
-    Weights w = {path, json_parse_file(path, file + 8, len), file + 8 + len, size - 8 - len, 0};
+    char *header = format("%.*s", (int)len, file + 8); // a copy with an end
+    Weights w = {path, json_parse_file(path, header, strlen(header)), file + 8 + len,
+                 size - 8 - len, 0};
     float *floats = NULL; // a tensor before it is packed
     for (Tensor *t = model->tensor; t < model->tensor + model->n_tensors; t++) {
         if (!t->weight) floats = xrealloc(floats, tensor_size(t), sizeof *floats);
@@ -2973,10 +2986,12 @@ static void weights_load(Model *model, const char *dir) {
     check_entries(model, &w);
     json_free(w.header);
     munmap((void *)file, size);
+    free(header);
     free(floats);
     free(path);
 }
 
+// Writes everything that another program needs to run the model into the folder `dir`.
 static void checkpoint_save(const Model *model, const Tokenizer *tok, const char *dir) {
     tokenizer_save(tok, dir);
     config_save(&model->config, tok, dir);
@@ -3016,6 +3031,8 @@ static double add_share(Figures *e, const char *name, size_t right, size_t n) {
 
 // ---- loss, perplexity, bits per byte ------------------------------------------------------------
 
+// Over the documents of `data`: loss per token, perplexity e^loss, bits per byte and, where the
+// source knows it, the floor that no model can go below.
 static Figures evaluate_text(const Model *model, Acts *a, const Tokens *data, size_t context) {
     Figures e = {.watched = NAN, .less_is_better = true};
     size_t n = data->n;
@@ -3257,6 +3274,7 @@ static size_t answer_choices(const Model *model, Acts *a, Tokenizer *tok, const 
     return n;
 }
 
+// Multiple choice over the files in a list, at most `rows` questions (0: all).
 static Figures evaluate_choices(const Model *model, Acts *a, Tokenizer *tok, const char *files,
                                 size_t rows) {
     Figures e = {0};
@@ -4179,6 +4197,7 @@ static const Field option_table[] = {
 };
 enum { OPTIONS = sizeof option_table / sizeof *option_table };
 
+// Does the command with this letter know the option? Letter 0: only options of all commands count.
 static bool knows(char letter, const Field *option) {
     const char letters[] = {letter, letter - 'a' + 'A', '*', 0};
     return strpbrk(option->tag, letter ? letters : "*");
@@ -4317,6 +4336,7 @@ static void cmd_dpo(const Options *o) { run_stage(&dpo_stage, o, NULL); }
 
 // ---- talking ------------------------------------------------------------------------------------
 
+// Continues --prompt, or answers --ask, and prints to stdout. The speed goes to stderr.
 static void cmd_generate(const Options *o) {
     if (o->ask && o->prompt) die("generate: --ask and --prompt exclude each other");
     Tokenizer *tok = tokenizer_load(o->model);
@@ -4373,6 +4393,8 @@ static bool chat_command(Conversation *c, const char *line) {
     return true;
 }
 
+// Answers a line. The conversation so far is encoded again for each turn, so that /think and
+// /system take effect at once; an answer joins it without its thoughts.
 static void chat_turn(Conversation *c, const char *line) {
     size_t before = c->messages.len, context = c->model->config.max_position_embeddings;
     Answer x = {.done = false};
@@ -4395,6 +4417,7 @@ static void chat_turn(Conversation *c, const char *line) {
     c->o.sampling.seed++;
 }
 
+// Reads lines from stdin until the end or /quit. Ctrl-C ends an answer.
 static void cmd_chat(const Options *o) {
     Conversation c = {.o = *o, .tok = tokenizer_load(o->model)};
     c.model = load_model(o, c.tok);
@@ -4416,6 +4439,7 @@ static void cmd_chat(const Options *o) {
 
 // ---- measuring ----------------------------------------------------------------------------------
 
+// Prints one figure per line, with its standard error where it is a mean.
 static void cmd_eval(const Options *o) {
     Tokenizer *tok = tokenizer_load(o->model);
     Model *model = load_model(o, tok);
@@ -4429,6 +4453,7 @@ static void cmd_eval(const Options *o) {
     tokenizer_free(tok);
 }
 
+// Sizes, parameters, memory and work of a preset or a checkpoint, without allocating any of it.
 static void cmd_info(const Options *o) {
     Tokenizer *tok = o->tokenizer ? tokenizer_load(o->tokenizer) : NULL;
     Model *model = model_new(options_config(o, tok));

@@ -170,8 +170,10 @@ fi
 group "Gradients and pairs"
 all_ok() { "$@" >check.txt 2>&1; status=$?; grep -v '^ok' check.txt; return $status; }
 check "every variant, float" all_ok lab/check
+check "every variant, one thread" all_ok lab/check --threads 1
 check "the definitions themselves, float" all_ok lab/check --plain 1
-check "every variant, double: differences to 1e-6" all_ok lab/check-double
+check "every variant, double: differences to 1e-6" \
+    all_ok lab/check-double --threads 1
 check "the definitions, double" all_ok lab/check-double --plain 1
 for cc in gcc clang; do
     [ -x lab/check-$cc ] || continue

@@ -7,34 +7,39 @@
 // that the machine sets to it:
 //
 //   - Training is arithmetic. Its limit is the kernel: the innermost loop of the matrix product,
-//     multiply_panels(), on data that stays in the first-level cache. A matrix product should come
-//     close to it. (It may come out above 100 %, because the clock of the machine changes.)
-//   - Decoding one sequence reads each active weight once per token. Its limit is the speed at which
-//     memory can be read. bf16 and int8 weights need fewer bytes; several sequences that are decoded
-//     together share them. Weights that fit into the cache are read faster than that.
+//     multiply_panels(), on data that stays in the first-level cache. (Products may come out above
+//     100 % of it, because the clock of the machine changes.)
+//   - Decoding one sequence reads each active weight once per token. Its limit is the speed at
+//     which memory can be read. Weights in bf16 and int8 have fewer bytes; sequences that are
+//     decoded together share them. If the weights fit into the cache, the limit is another one.
 //
-// What is printed:
+// First come the kernel and the products of a linear layer, in GFLOP/s. Then, for each preset:
 //
-//   1. the speed of the kernel, and that of the three products of a linear layer;
-//   2. for each preset: the parts of a training step, training, prefill and decoding in tokens/s;
-//   3. the speed of training and of using a tokenizer;
-//   4. how the speed of training changes with one size, or with the number of threads.
+//     tiny, tokens/s
+//         norms, RoPE 4%, q k v o 13%, attention 24%, ...     the parts of a training step
+//         train 12226 (4 x 256; 44% of the kernel)            B x T; its arithmetic per second
+//         f32  prefill 33497   decode 6886 (41% of ...)   8 at once 14291
+//         bf16 ...
 //
-// The parts of a training step are found without any timer in the book. The model calls its layers
-// through the table `op`; here it gets a table whose functions call the original ones and note the
-// time that these take.
+// A small model stays below the limits: its matrices are too narrow for the kernel, and much of its
+// time goes into other layers. At the end come the speed of the tokenizer in MB/s, and what longer
+// sequences, more experts and fewer threads do to the speed of training. A machine that is busy
+// with other things gives lower figures: run it more than once and take the best.
 //
-// With --plain 1 the definitions of chapter 2 are measured, which takes minutes even for the preset
-// tiny; the kernel and its products, which they do not use, are printed for comparison.
+// HOW. The book has no timers. The model calls its layers through the table `op`; here `op` is a
+// table whose functions call those of the book and add up the time that they take.
+//
+// --plain 1 measures the definitions of chapter 2 instead; with --preset tiny that takes seconds,
+// with a large one many minutes. The kernel and its products are printed for comparison; the
+// definitions do not use them.
 
-#define WITH_TRAINER // tokenizer.c: include what trains a tokenizer, of which not all is used here
+#define WITH_TRAINER // tokenizer.c: include what trains a tokenizer; not all of that is used here
 #pragma GCC diagnostic ignored "-Wunused-function"
 #define main minimind_main
 #include "../../minimind.c"
 #undef main
 
-// A compiler may leave out a computation whose result is not used. Results that are only timed are
-// stored here.
+// A compiler leaves out a computation whose result is not used; what is only timed is stored here.
 static volatile double sink;
 
 // ---- the machine --------------------------------------------------------------------------------
@@ -44,23 +49,22 @@ static double peak_gflops(void) {
     enum { TIMES = 30000, K = 128 };
     double best = 0;
     for (int repeat = 0; repeat < 5; repeat++) {
-        double start = seconds();
-        double sum = 0;
+        double start = seconds(), sum = 0;
         #pragma omp parallel for num_threads(n_threads) reduction(+ : sum)
         for (int t = 0; t < n_threads; t++) {
-            _Alignas(64) float a[MR * K];
-            _Alignas(64) float b[K * NR];
-            _Alignas(64) float c[MR * NR] = {0};
+            _Alignas(64) float a[MR * K], b[K * NR], c[MR * NR] = {0};
             for (size_t i = 0; i < MR * K; i++) a[i] = i % 3;
             for (size_t i = 0; i < K * NR; i++) b[i] = i % 5;
 
-            // A volatile pointer may change between two calls, so the compiler has to repeat them.
+            // A volatile pointer may change between two calls, so each call has to be made.
             const float *volatile panel = b;
             for (int i = 0; i < TIMES; i++)
                 multiply_panels(c, NR, MR, NR, view(a, K), panel, K, true);
             sum += dot(c, c, MR * NR);
         }
         sink = sum;
+
+        // Each call makes MR * NR * K multiplications and as many additions.
         best = fmax(best, 2e-9 * MR * NR * K * TIMES * n_threads / (seconds() - start));
     }
     return best;
@@ -70,8 +74,7 @@ static double peak_gflops(void) {
 static double memory_speed(const float *x, size_t n) {
     double best = 0;
     for (int repeat = 0; repeat < 10; repeat++) {
-        double start = seconds();
-        double sum = 0;
+        double start = seconds(), sum = 0;
         #pragma omp parallel for num_threads(n_threads) reduction(+ : sum)
         for (int t = 0; t < n_threads; t++) {
             const Words *from = (const Words *)x + n / LANES * t / n_threads;
@@ -87,9 +90,9 @@ static double memory_speed(const float *x, size_t n) {
     return best;
 }
 
-// GFLOP/s of the three products of a linear layer (out, in) on n rows; see matmul().
+// GFLOP/s of the three products of a linear layer (out, in) on n rows: y = x w^T, dx = dy w and
+// dw = dy^T x, see "the matrix product" in chapter 11. Here y serves as dy, x as dx and w as dw.
 static void bench_products(size_t n, size_t in, size_t out, double peak) {
-    static const char *const name[] = {"y", "dx", "dw"};
     float *x = xcalloc(n * in, sizeof *x);   // (n, in)
     float *w = xcalloc(in * out, sizeof *w); // (out, in)
     float *y = xcalloc(n * out, sizeof *y);  // (n, out)
@@ -104,7 +107,8 @@ static void bench_products(size_t n, size_t in, size_t out, double peak) {
             best = fmin(best, seconds() - start);
         }
         double rate = 2e-9 * n * in * out / best;
-        printf("  %s %6.1f (%3.0f%%)", name[product], rate, 100 * rate / peak);
+        printf("  %s %6.1f (%3.0f%%)", ((const char *[]){"y", "dx", "dw"})[product], rate,
+               100 * rate / peak);
     }
     printf("\n");
     free(x);
@@ -114,16 +118,15 @@ static void bench_products(size_t n, size_t in, size_t out, double peak) {
 
 // ---- a table that measures ----------------------------------------------------------------------
 
-enum TrainingPart { NORMS, PROJECTIONS, ATTENTION, ROUTING, FEED_FORWARD, HEAD, OPTIMISER, PARTS };
+enum TimedPart { NORMS, PROJECTIONS, ATTENTION, ROUTING, FEED_FORWARD, HEAD, OPTIMISER, PARTS };
 static const char *const part_name[PARTS] = {
-    "norms, RoPE", "q k v o", "attention", "routing", "feed-forward", "head",
-    "optimiser"};
+    "norms, RoPE", "q k v o", "attention", "routing", "feed-forward", "head", "optimiser"};
 static double part_time[PARTS]; // seconds
 static const Ops *timed;        // the table that is measured, `fast` or `plain`
 static const Model *timed_model;
 
-// Linear layers occur in several parts of the model. The weight tells which part it is.
-static enum TrainingPart part_of(const float *weight) {
+// Linear layers occur in several parts of the model; the weight tells which part it is.
+static enum TimedPart part_of(const float *weight) {
     const Tensor *t = timed_model->tensor;
     while (t->weight != weight) t++;
     if (t == timed_model->embed) return HEAD;
@@ -131,80 +134,86 @@ static enum TrainingPart part_of(const float *weight) {
     return strstr(t->name, "mlp.gate.weight") ? ROUTING : FEED_FORWARD;
 }
 
-// Defines timed_NAME with the parameters of NAME: it calls NAME in the table `timed` and adds the
-// time that the call takes to a part.
+// Defines timed_NAME, with the parameters of NAME: it calls NAME in the table `timed` and adds the
+// time to a part. C has no way to wrap a function without writing down its parameters; chapter 2
+// says what they mean. The clock is read twice per call, which takes about 0.1 microseconds.
 #define TIMED(part, name, parameters, arguments)   \
     static void timed_##name parameters {          \
         double start = seconds();                  \
         timed->name arguments;                     \
         part_time[part] += seconds() - start;      \
     }
-
-// The parameters are those of chapter 2, where their shapes are.
-typedef const float *In;
+typedef const float *In; // an array that is read
+typedef float *Out;      // one that is written or accumulated
 typedef const int *Ints;
-typedef float *Out;
 typedef size_t Size;
 
 TIMED(part_of(w), linear_forward, (Out y, In x, In w, Size n, Size in, Size out, bool add),
       (y, x, w, n, in, out, add))
-TIMED(part_of(w), linear_backward,
-      (Out dx, Out dw, In dy, In x, In w, Size n, Size in, Size out, bool add),
-      (dx, dw, dy, x, w, n, in, out, add))
+TIMED(part_of(w), linear_backward, (Out dx, Out dw, In dy, In x, In w, Size n, Size in, Size out,
+      bool add), (dx, dw, dy, x, w, n, in, out, add))
 TIMED(NORMS, rmsnorm_forward, (Out y, Out rstd, In x, In w, Size n, Size C, float eps),
       (y, rstd, x, w, n, C, eps))
 TIMED(NORMS, rmsnorm_backward, (Out dx, Out dw, In dy, In x, In w, In rstd, Size n, Size C),
       (dx, dw, dy, x, w, rstd, n, C))
-TIMED(NORMS, rope,
-      (Out x, In cosine, In sine, float direction, Size B, Size T, Size heads, Size D),
-      (x, cosine, sine, direction, B, T, heads, D))
-TIMED(ATTENTION, attention_forward,
-      (Out out, Out lse, In q, In k, In v, Size B, Size T, Size past, Size H, Size KV, Size D),
-      (out, lse, q, k, v, B, T, past, H, KV, D))
-TIMED(ATTENTION, attention_backward,
-      (Out dq, Out dk, Out dv, In dout, In out, In lse, In q, In k, In v, Size B, Size T, Size H,
-       Size KV, Size D), (dq, dk, dv, dout, out, lse, q, k, v, B, T, H, KV, D))
+TIMED(NORMS, rope, (Out x, In cosine, In sine, float sign, Size B, Size T, Size heads, Size D),
+      (x, cosine, sine, sign, B, T, heads, D))
+TIMED(ATTENTION, attention_forward, (Out out, Out lse, In q, In k, In v, Size B, Size T, Size past,
+      Size H, Size KV, Size D), (out, lse, q, k, v, B, T, past, H, KV, D))
+TIMED(ATTENTION, attention_backward, (Out dq, Out dk, Out dv, In dout, In out, In lse, In q, In k,
+      In v, Size B, Size T, Size H, Size KV, Size D),
+      (dq, dk, dv, dout, out, lse, q, k, v, B, T, H, KV, D))
 TIMED(FEED_FORWARD, swiglu_forward, (Out h, In gate, In up, Size n), (h, gate, up, n))
 TIMED(FEED_FORWARD, swiglu_backward, (Out dgate, Out dup, In dh, In gate, In up, Size n),
       (dgate, dup, dh, gate, up, n))
 TIMED(ROUTING, softmax_forward, (Out p, In x, Size n, Size width), (p, x, n, width))
 TIMED(ROUTING, combine_forward, (Out out, In y, In weight, Ints row, Size N, Size K, Size C),
       (out, y, weight, row, N, K, C))
-TIMED(ROUTING, combine_backward,
-      (Out dy, Out dweight, In dout, In y, In weight, Ints row, Size N, Size K, Size C),
-      (dy, dweight, dout, y, weight, row, N, K, C))
+TIMED(ROUTING, combine_backward, (Out dy, Out dweight, In dout, In y, In weight, Ints row, Size N,
+      Size K, Size C), (dy, dweight, dout, y, weight, row, N, K, C))
 TIMED(HEAD, logp_forward, (Out logp, Out lse, In logits, Ints target, Size n, Size V),
       (logp, lse, logits, target, n, V))
-TIMED(HEAD, logp_backward,
-      (Out dlogits, In dlogp, In lse, In logits, Ints target, Size n, Size V),
+TIMED(HEAD, logp_backward, (Out dlogits, In dlogp, In lse, In logits, Ints target, Size n, Size V),
       (dlogits, dlogp, lse, logits, target, n, V))
-TIMED(OPTIMISER, adamw_update,
-      (Out w, Out g, Out m, Out v, Size n, const AdamW *o, double decay, double factor),
-      (w, g, m, v, n, o, decay, factor))
+TIMED(OPTIMISER, adamw_update, (Out w, Out g, Out m, Out v, Size n, const AdamW *o, double decay,
+      double factor), (w, g, m, v, n, o, decay, factor))
 
-static double timed_sum_of_squares(const float *x, size_t n) { // the one with a result
-    double start = seconds();
-    double sum = timed->sum_of_squares(x, n);
+static double timed_sum_of_squares(In x, Size n) { // the only one with a result
+    double start = seconds(), sum = timed->sum_of_squares(x, n);
     part_time[OPTIMISER] += seconds() - start;
     return sum;
 }
 
+// For training, so the functions for packed weights are missing.
 static const Ops timers = {
-    .linear_forward = timed_linear_forward, .linear_backward = timed_linear_backward,
-    .rmsnorm_forward = timed_rmsnorm_forward, .rmsnorm_backward = timed_rmsnorm_backward,
-    .rope = timed_rope,
-    .attention_forward = timed_attention_forward, .attention_backward = timed_attention_backward,
-    .swiglu_forward = timed_swiglu_forward, .swiglu_backward = timed_swiglu_backward,
-    .softmax_forward = timed_softmax_forward,
-    .combine_forward = timed_combine_forward, .combine_backward = timed_combine_backward,
-    .logp_forward = timed_logp_forward, .logp_backward = timed_logp_backward,
-    .sum_of_squares = timed_sum_of_squares, .adamw_update = timed_adamw_update,
+#define TIMER(name) .name = timed_##name
+    TIMER(linear_forward), TIMER(linear_backward), TIMER(rmsnorm_forward), TIMER(rmsnorm_backward),
+    TIMER(rope), TIMER(attention_forward), TIMER(attention_backward), TIMER(swiglu_forward),
+    TIMER(swiglu_backward), TIMER(softmax_forward), TIMER(combine_forward),
+    TIMER(combine_backward), TIMER(logp_forward), TIMER(logp_backward), TIMER(sum_of_squares),
+    TIMER(adamw_update),
+#undef TIMER
 };
 
 // ---- training -----------------------------------------------------------------------------------
 
-// `took`: seconds of all parts together. The rest is what does not go through the table: the
-// forward embedding, the choice of experts, copies and the objective.
+// B sequences of T random tokens. What they say does not matter: the time of a step depends on the
+// sizes alone, if the experts are about equally busy, as they are in a new model.
+static Batch random_batch(size_t B, size_t T, size_t V) {
+    Batch batch = batch_new(B, T);
+    batch.rows = B;
+    batch.T = T;
+    batch.n_targets = B * T;
+    for (size_t b = 0; b < B; b++) batch.length[b] = (int)T;
+    for (size_t i = 0; i < B * T; i++) {
+        batch.ids[i] = (int)(splitmix64(i) % V);
+        batch.target[i] = (int)(splitmix64(i + 1) % V);
+    }
+    return batch;
+}
+
+// Shares of the time of all steps, `took`. The rest does not go through the table: the embedding,
+// the choice of experts, copies, the objective.
 static void print_parts(double took) {
     double rest = took;
     for (int p = 0; p < PARTS; p++) {
@@ -214,28 +223,21 @@ static void print_parts(double took) {
     printf(", the rest %.0f%%\n", 100 * rest / took);
 }
 
-// Trains a new model on B x T random tokens for 1.5 seconds; returns tokens/s. With `parts` it
-// prints where the time went.
+// Trains a new model on B x T tokens for 1.5 seconds; returns tokens/s. With `parts` it prints
+// where the time went. The first two steps do not count: in them the system hands out the memory,
+// page by page.
 static double bench_training(Config config, size_t B, size_t T, bool parts) {
     Model *model = model_new(config);
     model_allocate(model, true, 32);
     model_init(model, 1);
     Acts *a = acts_new(model, TRAINING, B * T, 0, 0);
-    Batch batch = batch_new(B, T);
-    batch.rows = B;
-    batch.T = T;
-    batch.n_targets = B * T;
-    for (size_t i = 0; i < B; i++) batch.length[i] = (int)T;
-    for (size_t i = 0; i < B * T; i++) batch.ids[i] = (int)(splitmix64(i) % model->V);
-    for (size_t i = 0; i < B * T; i++) batch.target[i] = (int)(splitmix64(i + 1) % model->V);
-
+    Batch batch = random_batch(B, T, model->V);
     timed = op;
     timed_model = model;
     if (parts) op = &timers;
-    long warm_up = timed == &plain ? 0 : 2; // steps in which memory and clock speed settle
-    long step = 0;
-    double start = 0;
-    double took = 0;
+
+    long step = 0, warm_up = timed == &plain ? 0 : 2;
+    double start = 0, took = 0;
     while (step <= warm_up || took < 1.5) {
         if (step == warm_up) {
             memset(part_time, 0, sizeof part_time);
@@ -257,14 +259,12 @@ static double bench_training(Config config, size_t B, size_t T, bool parts) {
 
 // ---- inference ----------------------------------------------------------------------------------
 
-// Measures a prompt of 512 tokens, the second of two, into *prefill_rate. Then decodes B sequences
-// together, each of 256 tokens from its first one on. Both in tokens/s.
+// Tokens/s of a prompt of 512 tokens (the second of two) go to *prefill_rate. Then decodes 256
+// tokens for each of B sequences together, from their first tokens on; returns tokens/s.
 static double bench_decoding(const Model *model, size_t B, double *prefill_rate) {
     enum { PROMPT = 512, NEW = 256, MOST = 8 };
     Acts *a = acts_new(model, INFERENCE, PROMPT, B, PROMPT);
-    int ids[PROMPT];
-    int past[MOST] = {0};
-    int slot[MOST];
+    int ids[PROMPT], past[MOST] = {0}, slot[MOST];
     for (size_t i = 0; i < PROMPT; i++) ids[i] = (int)(splitmix64(i) % model->V);
     for (size_t b = 0; b < B; b++) slot[b] = (int)b;
 
@@ -273,6 +273,7 @@ static double bench_decoding(const Model *model, size_t B, double *prefill_rate)
     prefill(model, a, ids, PROMPT, 0, 0);
     *prefill_rate = PROMPT / (seconds() - start);
 
+    // The same tokens in each step: drawing new ones is not measured.
     start = seconds();
     for (int n = 0; n < NEW; n++) {
         decode_step(model, a, ids, B, past, slot);
@@ -283,10 +284,10 @@ static double bench_decoding(const Model *model, size_t B, double *prefill_rate)
     return rate;
 }
 
-// A model with random weights, kept in so many bits.
+// A model with random weights, kept in so many bits. (Not model_init(): it needs float weights.)
 static Model *random_model(Config config, int bits) {
     Model *model = model_new(config);
-    float *x = NULL;
+    float *x = NULL; // (rows, cols) of one tensor
     model_allocate(model, false, bits);
     for (Tensor *t = model->tensor; t < model->tensor + model->n_tensors; t++) {
         x = xrealloc(x, tensor_size(t), sizeof *x);
@@ -299,13 +300,13 @@ static Model *random_model(Config config, int bits) {
 }
 
 // The share of memory speed: what decoding reads per token, the active weights and a KV cache of
-// 128 positions on average, against the speed at which the float weights are read.
+// 128 positions on average, against the speed at which the float weights are read. It falls with
+// fewer bits, because unpacking takes time too.
 static void bench_inference(Config config) {
     double memory = 0;
     for (int i = 0; i < (op == &plain ? 1 : 3); i++) { // the definitions know float weights only
         Model *model = random_model(config, 32 >> i);
-        double prefill_rate;
-        double one = bench_decoding(model, 1, &prefill_rate);
+        double prefill_rate, one = bench_decoding(model, 1, &prefill_rate);
         double active = (double)active_params(model) / model->n_params;
         double cache = 2.0 * model->L * model->KV * model->D * sizeof(float) * 128;
         double bytes = weight_bytes(model, 32 >> i) * active + cache;
@@ -323,7 +324,9 @@ static void bench_preset(const char *name, double peak) {
     config_complete(&config, name);
     printf("\n%s, tokens/s\n", name);
     double rate = bench_training(config, 4, 256, true);
-    Model *model = model_new(config); // without memory, to count its operations
+
+    // The backward pass takes twice the operations of the forward pass.
+    Model *model = model_new(config); // without memory, to count them
     printf("    train %.0f (4 x 256; %.0f%% of the kernel)\n", rate,
            100e-9 * 3 * flops_per_token(model, 256) * rate / peak);
     model_free(model);
@@ -332,52 +335,47 @@ static void bench_preset(const char *name, double peak) {
 
 // ---- the tokenizer ------------------------------------------------------------------------------
 
-// A number from 0 to n - 1, r with a probability of about 1 / (r + 1): Zipf's law, which the words
-// of a language follow.
+// A number from 0 to n - 1, where r has a probability of about 1 / (r + 1): Zipf's law, which the
+// words of a language follow.
 static size_t zipf(size_t n, uint64_t stream, uint64_t i) {
     return (size_t)pow(n + 1, uniform(stream, i)) - 1;
 }
 
-// Word number `rank` of a made-up vocabulary: one to three characters in Chinese; one to four
-// syllables in English, with a space before them.
-static void append_word(Text *text, size_t rank, bool chinese) {
-    uint64_t stream = splitmix64(2 * rank + chinese);
-    size_t parts = 1 + splitmix64(stream) % (chinese ? 3 : 4);
-    if (!chinese) text_append(text, " ", 1);
-    for (size_t i = 1; i <= parts; i++) {
-        char part[8] = {"bcdfghjklmnprstvwyz"[zipf(19, stream, i)], "aeiou"[zipf(5, stream, -i)]};
-        size_t length = 2;
-        if (chinese) length = utf8_write(part, 0x4E00 + (int)zipf(3000, stream, i));
-        text_append(text, part, length);
-    }
-}
-
-// Makes up sentences of 4 to 11 words, English and Chinese in turn, 5 MB in all. Words and
-// characters are as frequent as in a language, which decides how much work a tokenizer has.
-static void make_up_text(Text *text) {
-    enum { VOCABULARY = 20000, STREAM = 1 };
+// Appends at least n bytes: sentences of ten made-up words, English and Chinese in turn. They mean
+// nothing, but words, letters and characters are as frequent as in a language, on which the work of
+// a tokenizer depends: it counts each different word once, and remembers the words it has encoded.
+static void make_up_text(Text *text, size_t n) {
+    enum { WORDS = 20000, CHARACTERS = 3000, FIRST = 0x4E00 }; // the first Chinese character
     uint64_t drawn = 0;
-    for (bool chinese = false; text->len < 5000000; chinese = !chinese) {
-        size_t words = 4 + (size_t)(8 * uniform(STREAM, drawn++));
-        for (size_t i = 0; i < words; i++)
-            append_word(text, zipf(VOCABULARY, STREAM, drawn++), chinese);
-        text_append(text, chinese ? "。" : ".", chinese ? strlen("。") : 1);
+    for (bool chinese = false; text->len < n; chinese = !chinese) {
+        for (int word = 0; word < 10; word++) {
+            uint64_t stream = splitmix64(zipf(WORDS, 1, drawn++)); // same word, same letters
+            size_t letters = chinese ? 1 + stream % 3 : 2 + stream % 8;
+            if (!chinese) text_append(text, " ", 1);
+            for (size_t i = 0; i < letters; i++) {
+                char letter[4];
+                int cp = chinese ? FIRST + (int)zipf(CHARACTERS, stream, i)
+                                 : "etaoinshrdlucmfwypvbgkjqxz"[zipf(26, stream, i)];
+                text_append(text, letter, utf8_write(letter, cp));
+            }
+        }
+        text_printf(text, chinese ? "。" : ".");
     }
 }
 
-// Training a tokenizer and encoding with it, in MB/s on one thread.
+// Training a tokenizer of 6400 tokens, as many as MiniMind's, and encoding the same text with it.
+// Both in MB/s on one thread.
 static void bench_tokenizer(void) {
     Text text = {0};
     Ids ids = {0};
-    make_up_text(&text);
+    make_up_text(&text, 5000000);
     double start = seconds();
     Trainer *trainer = trainer_new(true);
     trainer_add(trainer, text.s, text.len);
     Tokenizer *tok = trainer_finish(trainer, 6400);
     double trained = seconds();
     tokenizer_encode(tok, text.s, text.len, true, &ids);
-    double encoded = seconds();
-    double MB = text.len * 1e-6;
+    double encoded = seconds(), MB = text.len * 1e-6;
     printf("\ntokenizer, MB/s on one core: train %.1f, encode %.1f (%.1f MB, %d tokens)\n",
            MB / (trained - start), MB / (encoded - trained), MB, tok->vocab_size);
     tokenizer_free(tok);
@@ -388,7 +386,13 @@ static void bench_tokenizer(void) {
 // ---- scaling ------------------------------------------------------------------------------------
 
 // The cost of one size, all else equal: tokens/s for its values from, 2 from, ... to. The size is a
-// field of the configuration, or, if that is NULL, T.
+// field of the configuration, or, if `field` is NULL, T. What to expect:
+//
+//   - Per token, all layers cost the same for every T, except attention: a token sees T / 2 others
+//     on average. Speed drops where attention outgrows the rest.
+//   - More experts do not add arithmetic, since a token visits one of them. But each gets fewer
+//     rows, and products of few rows are slower; and the optimiser has more weights to update.
+//   - Twice the threads are at best twice as fast; some loops are too short to be shared.
 static void bench_scaling(const char *what, const char *fields, const char *field, int from,
                           int to) {
     printf("%-32s", what);
@@ -405,12 +409,12 @@ static void bench_scaling(const char *what, const char *fields, const char *fiel
 }
 
 static void bench_all_scaling(void) {
+    int all = n_threads;
     printf("\nscaling: training the tiny model, 4096 tokens a step, tokens/s\n");
     bench_scaling("tokens in a sequence (dense)", "use_moe=0 max_position_embeddings=4096", NULL,
                   128, 4096);
     bench_scaling("experts, one a token", "num_experts_per_tok=1 moe_intermediate_size=384",
                   "num_experts", 1, 16);
-    int all = n_threads;
     for (n_threads = 1; n_threads <= all; n_threads *= 2) {
         char what[40];
         snprintf(what, sizeof what, "threads: %d", n_threads);
@@ -428,7 +432,6 @@ typedef struct {
 static const Field bench_options[] = {
     {"preset", "", 's', offsetof(BenchOptions, preset), 0, 0, 0, "measure this one; default: all"},
 };
-enum { BENCH_OPTIONS = sizeof bench_options / sizeof *bench_options };
 
 int main(int argc, char **argv) {
     program = "bench";
@@ -436,9 +439,11 @@ int main(int argc, char **argv) {
         printf("usage: bench [--preset NAME] [--threads N] [--plain 1]\n");
         return 0;
     }
+    // An instrument has no letter among the commands: of the book's options it knows --threads and
+    // --plain.
     Options o = {0};
     BenchOptions own = {NULL};
-    parse_options(argc - 1, argv + 1, 0, &o, bench_options, BENCH_OPTIONS, &own);
+    parse_options(argc - 1, argv + 1, 0, &o, bench_options, 1, &own);
     if (own.preset) config_preset(own.preset); // exits if there is none of that name
 
     static const size_t shape[][2] = { // in, out: those of the preset minimind3
@@ -452,7 +457,7 @@ int main(int argc, char **argv) {
     for (const Preset *p = presets; p < presets + PRESETS; p++)
         if (!own.preset || !strcmp(own.preset, p->name)) bench_preset(p->name, peak);
     bench_tokenizer();
-    if (!o.plain) bench_all_scaling();
+    if (!o.plain) bench_all_scaling(); // the definitions would take many minutes
     if (fflush(stdout) || ferror(stdout)) die("standard output cannot be written");
     return 0;
 }
