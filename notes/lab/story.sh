@@ -148,6 +148,7 @@ for flag in -march=native -fopenmp; do # not every compiler accepts them
         flags="$flags $flag"
     fi
 done
+rm -f out/lab/probe
 build ./minimind minimind.c tokenizer.c
 build ./tokenizer tokenizer.c
 build out/lab/world notes/lab/world.c minimind.c tokenizer.c
@@ -171,7 +172,7 @@ run ./minimind pretrain --data out/world/pretrain.jsonl \
     --steps 1 --lr 0 --batch 8 --seq 128 --seed "$seed" $threads
 measure
 
-# ---- 2. to the end ------------------------------------------------------------------------------
+# ---- 2 to 7. the stages -------------------------------------------------------------------------
 
 begin pretrain "2. Pretraining: it learns to predict the next token, and by that to know the world"
 run ./minimind pretrain --data out/world/pretrain.jsonl \
