@@ -2231,8 +2231,8 @@ static void prepare_data(Run *run) {
     d->unit = unit;
     d->seed = splitmix64(o->sampling.seed);
     if (!d->train.n_ids || !epoch_units(d, 0))
-        die("%s: nothing to train: %zu tokens are less than one window of --seq %zu and its target, "
-            "or no row has a target", o->data, d->train.n_ids, T);
+        die("%s: nothing to train: %zu tokens are less than one window of --seq %zu and its "
+            "target, or no row has a target", o->data, d->train.n_ids, T);
 
     run->T = T;
     run->pass_rows = o->batch * rows_per_unit;
