@@ -15,6 +15,7 @@ trap 'exit 1' INT TERM
 cd "$tmp" && mkdir lab || exit 1
 PATH=$tmp:$PATH
 export ASAN_OPTIONS=detect_leaks=0
+export OMP_WAIT_POLICY=passive # waiting threads leave their cores to other programs
 passed=0 failed=0
 
 group() { printf '\n%s\n' "$1"; }
