@@ -1585,7 +1585,8 @@ typedef struct { // figures by name: of one optimiser step, or the result of a m
 
 typedef struct { // what is reported of one optimiser step
     double loss, aux_loss, grad_norm;
-    double load_least, load_most; // share of the tokens that the idlest and busiest expert got
+    double load_least, load_most; // share of the tokens that chose the idlest and
+                                  // the busiest expert; over all experts they add up to K
     Figures more;                 // from the objective
 } Report;
 
@@ -1885,7 +1886,7 @@ static void add_file(Builder *b, const char *path, FILE *cache) {
             b->ids.n = 0;
             if (!b->n_skipped++) b->first_skipped = r.number;
         }
-        fwrite(b->ids.id, sizeof(int), b->ids.n, cache);
+        if (b->ids.n) fwrite(b->ids.id, sizeof(int), b->ids.n, cache);
         b->n_ids += b->ids.n;
         b->ids.n = 0;
     }
@@ -1933,7 +1934,8 @@ static void build_cache(Builder *b, const char *list, const char *ids, const cha
     double start = seconds();
     while (next_file(&list, path)) add_file(b, path, file.f);
     new_file_done(&file);
-    write_file(".", documents, &(Text){(char *)b->document, b->n * sizeof(Document), 0});
+    Text table = {b->n ? (char *)b->document : "", b->n * sizeof(Document), 0};
+    write_file(".", documents, &table);
     fprintf(stderr, "%zu tokens in %zu documents: tokenised into %s (%.1f s)\n", b->n_ids,
             b->n, ids, seconds() - start);
     if (b->n_cut) fprintf(stderr, "%zu rows were longer than %zu tokens and cut\n", b->n_cut, b->T);
@@ -1967,7 +1969,7 @@ static Tokens tokens_open(const char *list, enum Part part, Tokenizer *tok, enum
     for (size_t i = 0; i < t.n_ids; i++)
         damaged |= t.id[i] < 0 || (t.id[i] & ~TRAINED) >= tok->vocab_size;
     for (const Document *d = t.document; d < t.document + t.n; d++) {
-        bool fits = unit == WINDOW || d->to - d->from <= T + 1;
+        bool fits = unit == WINDOW || (d->to > d->from && d->to - d->from <= T + 1);
         damaged |= d->from > d->to || d->to > t.n_ids || !fits;
     }
     if (damaged) die("%s: is damaged: delete out/cache", ids);
@@ -3224,7 +3226,7 @@ static Figures evaluate_tasks(const Model *model, Tokenizer *tok, const Options 
     add_figure(&e, "questions", t->n, NAN);
     e.watched = add_share(&e, "right, %", n_right, t->n);
     if (o->contains) e.watched = add_share(&e, "contains, %", n_contain, t->n);
-    if (f && (ferror(f) | fclose(f))) die("%s: cannot be written", o->answers);
+    if (f && (ferror(f) || fclose(f))) die("%s: cannot be written", o->answers);
     return e;
 }
 
