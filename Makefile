@@ -17,7 +17,7 @@ minimind: minimind.c tokenizer.c
 tokenizer: tokenizer.c
 	$(CC) $(CFLAGS) -o $@ tokenizer.c
 
-out/lab/%: notes/lab/%.c notes/lab/grpo.c minimind.c tokenizer.c
+out/lab/%: notes/lab/%.c notes/lab/grpo.c notes/lab/golden.c minimind.c tokenizer.c
 	@mkdir -p out/lab
 	$(CC) $(CFLAGS) $(OPENMP) -o $@ $< -lm
 
@@ -28,7 +28,7 @@ check: out/lab/check            # every gradient, fast code against definitions,
 	out/lab/check
 	out/lab/check notes/golden
 
-check-double: notes/lab/check.c notes/lab/grpo.c minimind.c tokenizer.c
+check-double: notes/lab/check.c notes/lab/grpo.c notes/lab/golden.c minimind.c tokenizer.c
 	@mkdir -p out/lab
 	$(CC) $(CFLAGS) $(OPENMP) $(DOUBLE) -o out/lab/check-double $< -lm
 	out/lab/check-double

@@ -503,10 +503,11 @@ static void router_backward(float *dprob, const float *dweight, const float *wei
 // where balanced experts give 0.5 scale; dp_0 = scale / 4 and dp_1 = 0, so that descent lowers p_0.
 //
 // prob (B T, E), choice (B T, K), length (B): sequence b has length[b] real tokens in its T rows;
-// the rest is padding, which has no part in it. Returns the loss; accumulates dprob (B T, E) unless
-// it is NULL.
-static double balance_loss(float *dprob, const float *prob, const int *choice, const int *length,
-                           size_t B, size_t T, size_t E, size_t K, double scale) {
+// the rest is padding, which has no part in it. Returns the loss; accumulates count_e (E) and dprob
+// (B T, E), of which either may be NULL.
+static double balance_loss(int *count_e, float *dprob, const float *prob, const int *choice,
+                           const int *length, size_t B, size_t T, size_t E, size_t K,
+                           double scale) {
     size_t n = 0;
     for (size_t b = 0; b < B; b++) n += length[b];
     if (n == 0) return 0;
@@ -522,20 +523,13 @@ static double balance_loss(float *dprob, const float *prob, const int *choice, c
                 for (size_t k = 0; k < K; k++) count += choice[row * K + k] == (int)e;
             }
         loss += per_token * count * (sum / n);
+        if (count_e) count_e[e] += (int)count;
 
         for (size_t b = 0; dprob && b < B; b++)
             for (size_t row = b * T; row < b * T + length[b]; row++)
                 dprob[row * E + e] += per_token * count / n;
     }
     return loss;
-}
-
-// How many real tokens chose each expert: count (E), choice (B T, K), length (B).
-static void count_choices(int *count, const int *choice, const int *length, size_t B, size_t T,
-                          size_t E, size_t K) {
-    memset(count, 0, E * sizeof *count);
-    for (size_t b = 0; b < B; b++)
-        for (size_t i = b * T * K; i < (b * T + length[b]) * K; i++) count[choice[i]]++;
 }
 
 // ---- from tokens to experts and back ------------------------------------------------------------
@@ -688,26 +682,16 @@ typedef struct {
     double yarn_factor, yarn_beta_fast, yarn_beta_slow, yarn_attention_factor;
 } Config;
 
-// A member of a struct that has a name outside the program: a field of the configuration, or an
-// option of a command (chapter 12). A table of these drives reading, checking, writing and help.
-typedef struct {
-    const char *name;
-    const char *tag; // a field's other name, see config_field; the commands that know an option
-    char kind;       // i: long, f: double, s: const char *
-    size_t offset;   // in its struct
-    double least, most, initial; // of a number: range and default
-    const char *meaning;
-} Field;
-
-// The default -1 means that config_complete() computes it. The tag is the field's name in
-// MiniMind2's files or, for YaRN, inside config.json's "rope_scaling".
+// The fields of a configuration, in a table (see "Options" in tokenizer.c) that drives reading,
+// checking, writing and help. The default -1 means that config_complete() computes it. The tag is
+// the field's name in MiniMind2's files or, for YaRN, inside config.json's "rope_scaling".
 static const Field config_field[] = {
 #define FIELD(name, kind, tag) #name, tag, kind, offsetof(Config, name)
     {FIELD(vocab_size, 'i', ""), 2, 1 << 24, 1024, "V; set by the tokenizer"},
     {FIELD(hidden_size, 'i', ""), 1, 1 << 16, 768, "C"},
     {FIELD(num_hidden_layers, 'i', ""), 1, 1000, 8, "L"},
     {FIELD(num_attention_heads, 'i', ""), 1, 1024, 8, "H"},
-    {FIELD(num_key_value_heads, 'i', ""), 1, 1024, 4, "KV, divides H"},
+    {FIELD(num_key_value_heads, 'i', ""), -1, 1024, 4, "KV, divides H; -1: H"},
     {FIELD(head_dim, 'i', ""), -1, 4096, -1, "D, even; default C / H"},
     {FIELD(intermediate_size, 'i', ""), -1, 1 << 20, -1, "F; default pi C, up to the next 64"},
     {FIELD(max_position_embeddings, 'i', ""), 1, 1 << 24, 32768, "the longest context"},
@@ -728,46 +712,11 @@ static const Field config_field[] = {
      "context before stretching"},
     {FIELD(yarn_beta_fast, 'f', "beta_fast"), 0, 1e6, 32, "planes turning more often are left"},
     {FIELD(yarn_beta_slow, 'f', "beta_slow"), 0, 1e6, 1, "planes turning less are stretched"},
-    {FIELD(yarn_attention_factor, 'f', "attention_factor"), 0, 100, 1, "scales cos and sin"},
+    {FIELD(yarn_attention_factor, 'f', "attention_factor"), -1, 100, 1,
+     "scales cos and sin; -1: 1 + 0.1 ln factor"},
 #undef FIELD
 };
 enum { CONFIG_FIELDS = sizeof config_field / sizeof *config_field };
-
-static double field_get(const void *base, const Field *f) {
-    const char *at = (const char *)base + f->offset;
-    return f->kind == 'i' ? (double)*(const long *)at : *(const double *)at;
-}
-
-// Stores a number in the struct at `base`, without checking it.
-static void field_put(void *base, const Field *f, double value) {
-    char *at = (char *)base + f->offset;
-    if (f->kind == 'i') *(long *)at = (long)value;
-    if (f->kind == 'f') *(double *)at = value;
-}
-
-// Checks a number and stores it; otherwise exits (die: one line on stderr, status 1) and says what
-// is allowed. `where` names the option or the file that the value comes from.
-static void field_set(void *base, const Field *f, double value, const char *where) {
-    bool whole = f->kind == 'i';
-    if (!(value >= f->least && value <= f->most) || (whole && value != floor(value)))
-        die("%s: %s is %g; allowed is %s from %.9g to %.9g", where, f->name, value,
-            whole ? "a whole number" : "a number", f->least, f->most);
-    field_put(base, f, value);
-}
-
-static void put_defaults(void *base, const Field *table, size_t n) {
-    for (size_t i = 0; i < n; i++) field_put(base, &table[i], table[i].initial);
-}
-
-// The field called `name`, or NULL. '-' counts as '_', as in the option --hidden-size.
-static const Field *field_find(const Field *table, size_t n, const char *name) {
-    for (const Field *f = table; f < table + n; f++) {
-        size_t i = 0;
-        while (name[i] && (name[i] == f->name[i] || (name[i] == '-' && f->name[i] == '_'))) i++;
-        if (!name[i] && !f->name[i]) return f;
-    }
-    return NULL;
-}
 
 static const Field *config_find(const char *name) {
     return field_find(config_field, CONFIG_FIELDS, name);
@@ -808,15 +757,13 @@ static void config_parse(Config *c, const char *fields, const char *where) {
 static Config config_preset(const char *name) {
     Config c;
     put_defaults(&c, config_field, CONFIG_FIELDS);
-    Text known = {0}; // Text, text_printf: a string that grows
-    for (int i = 0; i < PRESETS; i++) {
-        text_printf(&known, " %s", presets[i].name);
-        if (strcmp(presets[i].name, name)) continue;
-        config_parse(&c, presets[i].fields, name);
-        free(known.s);
-        return c;
-    }
-    die("--preset %s: known are%s", name, known.s);
+    const Preset *p = presets;
+    while (p < presets + PRESETS && strcmp(p->name, name)) p++;
+    if (p == presets + PRESETS)
+        die("--preset %s: allowed is one of tiny minimind3 minimind3-moe minimind2-small minimind2 "
+            "minimind2-moe", name);
+    config_parse(&c, p->fields, name);
+    return c;
 }
 
 // Fills in defaults; exits if the sizes are inconsistent.
@@ -827,7 +774,8 @@ static void config_complete(Config *c, const char *where) {
     if (c->head_dim < 0) c->head_dim = C / H;
     if (c->head_dim < 2 || c->head_dim % 2)
         die("%s: head_dim is %ld; RoPE needs an even number", where, c->head_dim);
-    if (H % c->num_key_value_heads)
+    if (c->num_key_value_heads < 0) c->num_key_value_heads = H;
+    if (c->num_key_value_heads == 0 || H % c->num_key_value_heads)
         die("%s: %ld heads cannot share %ld key/value heads", where, H, c->num_key_value_heads);
 
     if (c->intermediate_size < 1) c->intermediate_size = (long)round_up((size_t)ceil(C * M_PI), 64);
@@ -838,6 +786,7 @@ static void config_complete(Config *c, const char *where) {
     // At K = 1 a renormalised weight teaches the router nothing: see router_backward.
     if (c->norm_topk_prob < 0) c->norm_topk_prob = c->num_experts_per_tok > 1;
     if (c->yarn && c->yarn_original_max < 1) die("%s: yarn needs yarn_original_max", where);
+    if (c->yarn_attention_factor < 0) c->yarn_attention_factor = 0.1 * log(c->yarn_factor) + 1;
 }
 
 // ---- the table of parameters --------------------------------------------------------------------
@@ -878,21 +827,16 @@ typedef struct {
     int n_tensors;
     size_t n_params;
     float *params, *grads, *moment1, *moment2; // (n_params) each; packed params take less
-    void *block[4];                            // the memory of these four, for free()
     Tensor *embed, *norm;                      // (V, C), (C)
     Layer *layer;                              // (L)
 } Model;
 
-__attribute__((format(printf, 5, 6)))
-static Tensor *add_tensor(Model *model, size_t rows, size_t cols, float std, const char *name,
-                          ...) {
+static Tensor *add_tensor(Model *model, size_t rows, size_t cols, float std, const char *prefix,
+                          const char *name) {
     Tensor *t = &model->tensor[model->n_tensors++];
     *t = (Tensor){.rows = rows, .cols = cols, .offset = model->n_params, .std = std,
                   .decay = std > 0};
-    va_list args;
-    va_start(args, name);
-    vsnprintf(t->name, sizeof t->name, name, args);
-    va_end(args);
+    snprintf(t->name, sizeof t->name, "%s%s.weight", prefix, name);
     model->n_params += rows * cols;
     return t;
 }
@@ -906,31 +850,31 @@ static void add_layer(Model *model, Layer *layer, int l) {
     size_t C = model->C, HD = model->H * model->D, KVD = model->KV * model->D;
     float std = 0.02f, out_std = 0.02f / sqrtf(2 * model->L);
     int E = (int)model->E;
-    char at[40]; // how all names begin
-    snprintf(at, sizeof at, "model.layers.%d.", l);
+    char prefix[40]; // of all names
+    snprintf(prefix, sizeof prefix, "model.layers.%d.", l);
 
-    layer->attn_norm = add_tensor(model, 1, C, 0, "%sinput_layernorm.weight", at);
-    layer->q = add_tensor(model, HD, C, std, "%sself_attn.q_proj.weight", at);
-    layer->k = add_tensor(model, KVD, C, std, "%sself_attn.k_proj.weight", at);
-    layer->v = add_tensor(model, KVD, C, std, "%sself_attn.v_proj.weight", at);
-    layer->o = add_tensor(model, C, HD, out_std, "%sself_attn.o_proj.weight", at);
+    layer->attn_norm = add_tensor(model, 1, C, 0, prefix, "input_layernorm");
+    layer->q = add_tensor(model, HD, C, std, prefix, "self_attn.q_proj");
+    layer->k = add_tensor(model, KVD, C, std, prefix, "self_attn.k_proj");
+    layer->v = add_tensor(model, KVD, C, std, prefix, "self_attn.v_proj");
+    layer->o = add_tensor(model, C, HD, out_std, prefix, "self_attn.o_proj");
     if (model->config.qk_norm) {
-        layer->q_norm = add_tensor(model, 1, model->D, 0, "%sself_attn.q_norm.weight", at);
-        layer->k_norm = add_tensor(model, 1, model->D, 0, "%sself_attn.k_norm.weight", at);
+        layer->q_norm = add_tensor(model, 1, model->D, 0, prefix, "self_attn.q_norm");
+        layer->k_norm = add_tensor(model, 1, model->D, 0, prefix, "self_attn.k_norm");
     }
-    layer->ffn_norm = add_tensor(model, 1, C, 0, "%spost_attention_layernorm.weight", at);
-    if (E) layer->router = add_tensor(model, model->E, C, std, "%smlp.gate.weight", at);
+    layer->ffn_norm = add_tensor(model, 1, C, 0, prefix, "post_attention_layernorm");
+    if (E) layer->router = add_tensor(model, model->E, C, std, prefix, "mlp.gate");
 
     layer->expert = xcalloc(model->E + model->S, sizeof *layer->expert);
     for (int e = 0; e < E + (int)model->S; e++) {
         char mlp[80];
-        if (!E) snprintf(mlp, sizeof mlp, "%smlp", at);
-        else if (e < E) snprintf(mlp, sizeof mlp, "%smlp.experts.%d", at, e);
-        else snprintf(mlp, sizeof mlp, "%smlp.shared_experts.%d", at, e - E);
+        if (!E) snprintf(mlp, sizeof mlp, "%smlp.", prefix);
+        else if (e < E) snprintf(mlp, sizeof mlp, "%smlp.experts.%d.", prefix, e);
+        else snprintf(mlp, sizeof mlp, "%smlp.shared_experts.%d.", prefix, e - E);
         Expert *expert = &layer->expert[e];
-        expert->gate = add_tensor(model, model->F, C, std, "%s.gate_proj.weight", mlp);
-        expert->up = add_tensor(model, model->F, C, std, "%s.up_proj.weight", mlp);
-        expert->down = add_tensor(model, C, model->F, out_std, "%s.down_proj.weight", mlp);
+        expert->gate = add_tensor(model, model->F, C, std, mlp, "gate_proj");
+        expert->up = add_tensor(model, model->F, C, std, mlp, "up_proj");
+        expert->down = add_tensor(model, C, model->F, out_std, mlp, "down_proj");
     }
 }
 
@@ -947,17 +891,18 @@ static Model *model_new(Config c) {
     model->tensor = xcalloc(most_tensors, sizeof *model->tensor);
     model->layer = xcalloc(model->L, sizeof *model->layer);
 
-    model->embed = add_tensor(model, model->V, model->C, 0.02f, "model.embed_tokens.weight");
+    model->embed = add_tensor(model, model->V, model->C, 0.02f, "model.", "embed_tokens");
     for (int l = 0; l < (int)model->L; l++) add_layer(model, &model->layer[l], l);
-    model->norm = add_tensor(model, 1, model->C, 0, "model.norm.weight");
+    model->norm = add_tensor(model, 1, model->C, 0, "model.", "norm");
     return model;
 }
 
-// n floats, all zero, aligned to 64 bytes, a cache line: a vector load that crosses two lines takes
-// two accesses. *block is the pointer for free().
-static float *new_floats(size_t n, void **block) {
-    *block = xcalloc(n + 64 / sizeof(float), sizeof(float));
-    return (float *)round_up((uintptr_t)*block, 64);
+// n floats, all zero, for free(). They begin at a cache line, 64 bytes: a vector load that crosses
+// two lines takes two accesses.
+static float *new_floats(size_t n) {
+    float *x = n < SIZE_MAX / 16 ? aligned_alloc(64, round_up(n * sizeof *x + 1, 64)) : NULL;
+    if (!x) die("out of memory: %zu numbers were asked for", n);
+    return memset(x, 0, n * sizeof *x);
 }
 
 enum { INT8_BLOCK = 64 }; // int8 weights: this many neighbours in a row share a scale
@@ -983,10 +928,9 @@ static size_t weight_bytes(const Model *model, int bits) {
 // Allocates the weights in 32, 16 or 8 bits, and for training the gradients and AdamW's moments:
 // one block each. Exits if there is not enough memory.
 static void model_allocate(Model *model, bool training, int bits) {
-    float **array[] = {&model->params, &model->grads, &model->moment1, &model->moment2};
-    for (int i = 0; i < (training ? 4 : 1); i++)
-        *array[i] = new_floats(i ? model->n_params : weight_bytes(model, bits) / sizeof(float),
-                               &model->block[i]);
+    model->params = new_floats(weight_bytes(model, bits) / sizeof(float));
+    float **array[] = {&model->grads, &model->moment1, &model->moment2};
+    for (int i = 0; i < 3 && training; i++) *array[i] = new_floats(model->n_params);
 
     char *at = (char *)model->params;
     for (Tensor *t = model->tensor; t < model->tensor + model->n_tensors; t++) {
@@ -1004,7 +948,10 @@ static void model_allocate(Model *model, bool training, int bits) {
 
 static void model_free(Model *model) {
     for (size_t l = 0; l < model->L; l++) free(model->layer[l].expert);
-    for (int i = 0; i < 4; i++) free(model->block[i]);
+    free(model->params);
+    free(model->grads);
+    free(model->moment1);
+    free(model->moment2);
     free(model->tensor);
     free(model->layer);
     free(model);
@@ -1114,7 +1061,6 @@ typedef struct {
     float *dexpert_out, *dgathered; // (N K, C) each
     float *dprob, *dscore;          // (N, E) each
     float *memory;                  // the one allocation,
-    void *block;                    // its pointer for free(),
     size_t size;                    // and its size in floats
 } Acts;
 
@@ -1223,11 +1169,12 @@ static void rope_tables(const Config *c, float *cosine, float *sine, size_t n) {
 }
 
 // Activations without memory: `size` says how many floats they would need.
-static Acts acts_plan(const Model *model, enum Mode mode, size_t max_rows, size_t n_slots,
-                      size_t room) {
-    Acts a = {.mode = mode, .max_rows = max_rows, .n_slots = n_slots, .room = room, .aux_share = 1};
-    a.layer = xcalloc(model->L + 1, sizeof *a.layer);
-    layout(model, &a);
+static Acts *acts_plan(const Model *model, enum Mode mode, size_t max_rows, size_t n_slots,
+                       size_t room) {
+    Acts *a = xcalloc(1, sizeof *a);
+    *a = (Acts){.mode = mode, .max_rows = max_rows, .n_slots = n_slots, .room = room,
+                .aux_share = 1, .layer = xcalloc(model->L + 1, sizeof *a->layer)};
+    layout(model, a);
     return a;
 }
 
@@ -1235,16 +1182,15 @@ static Acts acts_plan(const Model *model, enum Mode mode, size_t max_rows, size_
 // there is a KV cache of n_slots sequences with `room` positions each; with room 0 there is none.
 static Acts *acts_new(const Model *model, enum Mode mode, size_t max_rows, size_t n_slots,
                       size_t room) {
-    Acts *a = xcalloc(1, sizeof *a);
-    *a = acts_plan(model, mode, max_rows, n_slots, room);
-    a->memory = new_floats(a->size, &a->block);
+    Acts *a = acts_plan(model, mode, max_rows, n_slots, room);
+    a->memory = new_floats(a->size);
     layout(model, a);
     rope_tables(&model->config, a->cosine, a->sine, room ? room : max_rows);
     return a;
 }
 
 static void acts_free(Acts *a) {
-    free(a->block);
+    free(a->memory);
     free(a->layer);
     free(a);
 }
@@ -1265,12 +1211,20 @@ static void project_backward(float *dx, const float *dy, const float *x, const T
     op->linear_backward(dx, w->grad, dy, x, w->weight, n, w->cols, w->rows, add);
 }
 
-// Normalises each of n heads, raw (n, D), with the D weights of `norm`; without one it copies.
+// y (n, width) = the RMSNorm of x with the weights of `norm`, or a copy if there are none (NULL).
 // Keeps rstd (n).
-static void norm_heads(float *heads, float *rstd, const float *raw, const Tensor *norm, size_t n,
-                       size_t D, float eps) {
-    if (norm) op->rmsnorm_forward(heads, rstd, raw, norm->weight, n, D, eps);
-    else memcpy(heads, raw, n * D * sizeof *heads);
+static void normalise(const Model *model, float *y, float *rstd, const float *x,
+                      const Tensor *norm, size_t n, size_t width) {
+    float eps = model->config.rms_norm_eps;
+    if (norm) op->rmsnorm_forward(y, rstd, x, norm->weight, n, width, eps);
+    else memcpy(y, x, n * width * sizeof *y);
+}
+
+// dx (n, width) and the gradient of the weights are accumulated.
+static void normalise_backward(float *dx, const float *dy, const float *x, const float *rstd,
+                               const Tensor *norm, size_t n, size_t width) {
+    if (norm) op->rmsnorm_backward(dx, norm->grad, dy, x, norm->weight, rstd, n, width);
+    else memcpy(dx, dy, n * width * sizeof *dx);
 }
 
 // Norm, rotation and attention for the sequences b .. b + B - 1, which all have the same past.
@@ -1278,7 +1232,6 @@ static void attend(const Model *model, Acts *a, int l, size_t b, size_t B) {
     const Layer *layer = &model->layer[l];
     LayerActs *act = &a->layer[l];
     size_t T = a->T, H = model->H, KV = model->KV, D = model->D;
-    float eps = model->config.rms_norm_eps;
     size_t row = b * T;                                      // the first of these tokens
     size_t past = a->room ? (size_t)a->past[b] : 0;
     size_t kv_row = a->room ? a->slot[b] * a->room : row;    // position 0 of k and v
@@ -1288,10 +1241,10 @@ static void attend(const Model *model, Acts *a, int l, size_t b, size_t B) {
     const float *cosine = a->cosine + past * (D / 2);        // (T, D / 2)
     const float *sine = a->sine + past * (D / 2);            // (T, D / 2)
 
-    norm_heads(q, act->q_rstd + row * H, act->q_raw + row * H * D, layer->q_norm, B * T * H, D,
-               eps);
-    norm_heads(k, act->k_rstd + row * KV, act->k_raw + row * KV * D, layer->k_norm, B * T * KV, D,
-               eps);
+    normalise(model, q, act->q_rstd + row * H, act->q_raw + row * H * D, layer->q_norm,
+              B * T * H, D);
+    normalise(model, k, act->k_rstd + row * KV, act->k_raw + row * KV * D, layer->k_norm,
+              B * T * KV, D);
     memcpy(v, a->v_raw + row * KV * D, B * T * KV * D * sizeof *v); // v has no norm, no rotation
     op->rope(q, cosine, sine, 1, B, T, H, D);
     op->rope(k, cosine, sine, 1, B, T, KV, D);
@@ -1305,8 +1258,7 @@ static void attention_block_forward(const Model *model, Acts *a, int l) {
     const Layer *layer = &model->layer[l];
     LayerActs *act = &a->layer[l];
     size_t N = a->N, C = model->C;
-    op->rmsnorm_forward(act->norm1, act->rstd1, act->x, layer->attn_norm->weight, N, C,
-                        model->config.rms_norm_eps);
+    normalise(model, act->norm1, act->rstd1, act->x, layer->attn_norm, N, C);
     project(act->q_raw, act->norm1, layer->q, N, false);
     project(act->k_raw, act->norm1, layer->k, N, false);
     project(a->v_raw, act->norm1, layer->v, N, false);
@@ -1318,14 +1270,6 @@ static void attention_block_forward(const Model *model, Acts *a, int l) {
 
     memcpy(act->x_mid, act->x, N * C * sizeof(float));
     project(act->x_mid, act->att, layer->o, N, true);
-}
-
-// The gradient of n heads before their norm: draw (n, D) is overwritten, the norm's accumulated.
-static void norm_heads_backward(float *draw, const float *dheads, const Tensor *norm,
-                                const float *raw, const float *rstd, size_t n, size_t D) {
-    memset(draw, 0, n * D * sizeof *draw);
-    if (norm) op->rmsnorm_backward(draw, norm->grad, dheads, raw, norm->weight, rstd, n, D);
-    else memcpy(draw, dheads, n * D * sizeof *draw);
 }
 
 // a->dx comes in as the gradient of x_mid and goes out as that of x: the residual path passes it on
@@ -1341,27 +1285,29 @@ static void attention_block_backward(const Model *model, Acts *a, int l) {
 
     op->rope(a->dq, a->cosine, a->sine, -1, a->B, a->T, H, D);
     op->rope(a->dk, a->cosine, a->sine, -1, a->B, a->T, KV, D);
-    norm_heads_backward(a->dq_raw, a->dq, layer->q_norm, act->q_raw, act->q_rstd, N * H, D);
-    norm_heads_backward(a->dk_raw, a->dk, layer->k_norm, act->k_raw, act->k_rstd, N * KV, D);
+    memset(a->dq_raw, 0, N * H * D * sizeof(float));
+    memset(a->dk_raw, 0, N * KV * D * sizeof(float));
+    normalise_backward(a->dq_raw, a->dq, act->q_raw, act->q_rstd, layer->q_norm, N * H, D);
+    normalise_backward(a->dk_raw, a->dk, act->k_raw, act->k_rstd, layer->k_norm, N * KV, D);
 
     project_backward(a->dnorm, a->dv, act->norm1, layer->v, N, false);
     project_backward(a->dnorm, a->dq_raw, act->norm1, layer->q, N, true);
     project_backward(a->dnorm, a->dk_raw, act->norm1, layer->k, N, true);
-    op->rmsnorm_backward(a->dx, layer->attn_norm->grad, a->dnorm, act->x, layer->attn_norm->weight,
-                         act->rstd1, N, model->C);
+    normalise_backward(a->dx, a->dnorm, act->x, act->rstd1, layer->attn_norm, N, model->C);
 }
 
 // The balance loss of one layer, within each sequence or over the whole batch; see balance_loss.
-static double layer_balance(const Model *model, const Acts *a, const Routing *r, float *dprob) {
+static double layer_balance(const Model *model, const Acts *a, const Routing *r, int *count,
+                            float *dprob) {
     size_t T = a->T, E = model->E, K = model->K;
     double scale = model->config.router_aux_loss_coef * a->aux_share * E;
     if (!a->length) return 0;
     if (!model->config.seq_aux)
-        return balance_loss(dprob, r->prob, r->choice, a->length, a->B, T, E, K, scale);
+        return balance_loss(count, dprob, r->prob, r->choice, a->length, a->B, T, E, K, scale);
 
     double loss = 0; // MiniMind2: the mean over the sequences, divided by K
     for (size_t b = 0; b < a->B; b++)
-        loss += balance_loss(dprob ? dprob + b * T * E : NULL, r->prob + b * T * E,
+        loss += balance_loss(count, dprob ? dprob + b * T * E : NULL, r->prob + b * T * E,
                              r->choice + b * T * K, a->length + b, 1, T, E, K, scale / K / a->B);
     return loss;
 }
@@ -1378,8 +1324,8 @@ static void route_tokens(const Model *model, Acts *a, int l) {
         project(a->score, act->norm2, model->layer[l].router, N, false);
         op->softmax_forward(r->prob, a->score, N, E);
         router_forward(r->weight, r->choice, r->prob, N, E, K, model->config.norm_topk_prob);
-        a->aux_loss += layer_balance(model, a, r, NULL);
-        if (a->length) count_choices(r->count, r->choice, a->length, a->B, a->T, E, K);
+        memset(r->count, 0, E * sizeof *r->count);
+        a->aux_loss += layer_balance(model, a, r, r->count, NULL);
         sort_by_expert(r->first, r->row, r->token, r->choice, N, E, K);
         gather_rows(act->gathered, act->norm2, r->token, N * K, model->C);
     }
@@ -1393,8 +1339,7 @@ static void ffn_block_forward(const Model *model, Acts *a, int l) {
     LayerActs *act = &a->layer[l];
     float *x_out = a->layer[l + 1].x; // (N, C)
     size_t N = a->N, C = model->C, F = model->F;
-    op->rmsnorm_forward(act->norm2, act->rstd2, act->x_mid, layer->ffn_norm->weight, N, C,
-                        model->config.rms_norm_eps);
+    normalise(model, act->norm2, act->rstd2, act->x_mid, layer->ffn_norm, N, C);
     memcpy(x_out, act->x_mid, N * C * sizeof(float));
     route_tokens(model, a, l);
 
@@ -1425,7 +1370,7 @@ static void route_backward(const Model *model, Acts *a, int l) {
     Routing *r = &act->route;
     size_t N = a->N, E = model->E, K = model->K;
     memset(a->dprob, 0, N * E * sizeof(float));
-    layer_balance(model, a, r, a->dprob);
+    layer_balance(model, a, r, NULL, a->dprob);
     router_backward(a->dprob, r->dweight, r->weight, r->choice, r->prob, N, E, K,
                     model->config.norm_topk_prob);
     softmax_backward(a->dscore, a->dprob, r->prob, N, E);
@@ -1466,8 +1411,7 @@ static void ffn_block_backward(const Model *model, Acts *a, int l) {
         op->combine_forward(a->dnorm, a->dgathered, NULL, act->route.row, N, model->K, C);
         route_backward(model, a, l);
     }
-    op->rmsnorm_backward(a->dx, layer->ffn_norm->grad, a->dnorm, act->x_mid,
-                         layer->ffn_norm->weight, act->rstd2, N, C);
+    normalise_backward(a->dx, a->dnorm, act->x_mid, act->rstd2, layer->ffn_norm, N, C);
 }
 
 static void block_forward(const Model *model, Acts *a, int l) {
@@ -1500,8 +1444,8 @@ static void model_forward(const Model *model, Acts *a, const int *ids, const int
 
     for (int l = 0; l < (int)model->L; l++) block_forward(model, a, l);
 
-    op->rmsnorm_forward(a->final_norm, a->final_rstd, a->layer[model->L].x, model->norm->weight,
-                        a->N, model->C, model->config.rms_norm_eps);
+    const float *x_out = a->layer[model->L].x; // (N, C)
+    normalise(model, a->final_norm, a->final_rstd, x_out, model->norm, a->N, model->C);
 }
 
 // Logits for the rows a->out_row[0 .. n_out - 1] only: a row without a target costs nothing here,
@@ -1539,8 +1483,7 @@ static void model_backward(const Model *model, Acts *a) {
     memset(a->dnorm, 0, a->N * C * sizeof(float));
     gather_rows_backward(a->dnorm, a->dout_norm, a->out_row, a->n_out, C);
     memset(a->dx, 0, a->N * C * sizeof(float));
-    op->rmsnorm_backward(a->dx, model->norm->grad, a->dnorm, a->layer[model->L].x,
-                         model->norm->weight, a->final_rstd, a->N, C);
+    normalise_backward(a->dx, a->dnorm, a->layer[model->L].x, a->final_rstd, model->norm, a->N, C);
 
     double aux_loss = a->aux_loss; // restored below: block_forward() would add it a second time
     for (int l = (int)model->L - 1; l >= 0; l--) {
@@ -1572,6 +1515,28 @@ typedef struct { // the rows of one optimiser step
     size_t n_targets;  // in the whole step
     int *at;           // (n) of the current pass: where its targets are in (rows, T)
 } Batch;
+
+// From n + 1 ids the n that are read and, for each, the id that should come next, or -1 if that one
+// is not trained; filled up to T. Returns the number of targets. This is the one place where labels
+// are shifted.
+static size_t shift_labels(int *in, int *target, const int *ids, size_t n, size_t T) {
+    size_t n_targets = 0;
+    for (size_t t = 0; t < T; t++) {
+        int next = t < n ? ids[t + 1] : 0;
+        in[t] = t < n ? ids[t] & ~TRAINED : 0;
+        target[t] = next & TRAINED ? next & ~TRAINED : -1;
+        n_targets += target[t] >= 0;
+    }
+    return n_targets;
+}
+
+// Makes n + 1 ids row r of the batch, padded to b->T. Returns the number of its targets.
+static size_t batch_set_row(Batch *b, size_t r, const int *ids, size_t n) {
+    size_t n_targets = shift_labels(b->ids + r * b->T, b->target + r * b->T, ids, n, b->T);
+    b->length[r] = (int)n;
+    b->n_targets += n_targets;
+    return n_targets;
+}
 
 typedef struct { // figures by name: of one optimiser step, or the result of a measurement
     struct {
@@ -1784,26 +1749,11 @@ typedef struct { // tokenising in progress
     enum Part part;
     size_t T;            // most targets of a row
     Ids ids;             // not yet in the file (Ids: a list of ints that grows)
-    Text block;          // of a plain text: not yet tokenised
-    bool inside;         // the block is not the first one of its file
     Document *document;  // (n) all so far
     size_t n, cap, n_ids; // n_ids: in the file
     size_t n_seen;       // documents, taken or not
     size_t n_cut, n_skipped, first_skipped; // rows cut to the context; records without a target
 } Builder;
-
-// Appends the ids of a record's list of messages, up to where the assistant begins to speak (with
-// `think`: to think) if `prompt`; else the whole, with the marks. Returns what is wrong, or NULL.
-static const char *encode_chat(Tokenizer *tok, const Json *record, const Json *messages,
-                               bool prompt, bool think, Ids *out) {
-    Chat chat = {{0}, {0}};
-    const char *error = chat_record(&chat, record, messages, prompt, think);
-    if (!error && prompt) tokenizer_encode(tok, chat.text.s, chat.text.len, true, out);
-    else if (!error) chat_encode(tok, &chat, out);
-    free(chat.text.s);
-    free(chat.cut.id);
-    return error;
-}
 
 // Appends the ids of a text, all of them trained.
 static void encode_trained(Tokenizer *tok, const char *s, size_t n, Ids *out) {
@@ -1858,30 +1808,21 @@ static bool add_record(Builder *b, const Reader *r) {
     return add_text(b, text->s, text->len, true, true, known ? bits->number : NAN);
 }
 
-// Counts a document; true if it is in the part that is being tokenised.
-static bool is_taken(Builder *b) {
-    bool held = b->n_seen++ % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1;
-    return b->part == ALL || held == (b->part == HELD_PART);
-}
-
-// Adds the block of a plain text that has been read. A held-out block has no neighbours.
-static void add_block(Builder *b, bool last) {
-    bool alone = b->part == HELD_PART;
-    if (is_taken(b)) add_text(b, b->block.s, b->block.len, !b->inside || alone, last || alone, NAN);
-    b->inside = !last;
-    b->block.len = 0;
-}
-
-// Adds the documents of a file. Their ids go to the cache at once, so that memory stays small.
-static void add_file(Builder *b, const char *path, FILE *cache) {
-    Reader r = reader_open(path); // reads JSONL records, or the lines of a plain text
-    for (bool more = true; more;) {
+// Adds the documents of the files in a list. Their ids go to the cache at once, so that memory
+// stays small.
+static void add_files(Builder *b, const char *list, FILE *cache) {
+    Reader r = reader_open(list); // reads JSONL records, or plain text in blocks
+    r.block = TEXT_BLOCK;
+    while (reader_next(&r)) {
+        bool held = b->n_seen++ % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1;
+        bool taken = b->part == ALL || held == (b->part == HELD_PART);
+        bool alone = b->part == HELD_PART; // a held-out block of a plain text has no neighbours
         size_t n = b->n;
-        more = reader_next(&r);
-        if (r.kind == PLAIN && b->unit != WINDOW) die("%s: is no JSONL, as this stage needs", path);
-        if (b->block.len && (!more || b->block.len >= TEXT_BLOCK)) add_block(b, !more);
-        if (more && r.kind == PLAIN) text_append(&b->block, r.line, r.len);
-        if (more && r.kind == JSONL && is_taken(b) && !add_record(b, &r)) {
+        if (r.kind == PLAIN && b->unit != WINDOW)
+            die("%s: is no JSONL, as this stage needs", r.path);
+        if (taken && r.kind == PLAIN)
+            add_text(b, r.line, r.len, r.begins || alone, r.ends || alone, NAN);
+        if (taken && r.kind == JSONL && !add_record(b, &r)) {
             b->n = n; // a pair without one side loses the other one too
             b->ids.n = 0;
             if (!b->n_skipped++) b->first_skipped = r.number;
@@ -1891,16 +1832,6 @@ static void add_file(Builder *b, const char *path, FILE *cache) {
         b->ids.n = 0;
     }
     reader_close(&r);
-}
-
-// Options that take files take several, with commas between them. Copies the next name of such a
-// list to path and moves *list behind it; false at the end.
-static bool next_file(const char **list, char path[FILENAME_MAX]) {
-    *list += **list == ',';
-    size_t n = strcspn(*list, ",");
-    snprintf(path, FILENAME_MAX, "%.*s", (int)n, *list);
-    *list += n;
-    return n > 0;
 }
 
 // Maps a file into memory: its pages are read when they are used. NULL if it is empty.
@@ -1928,11 +1859,10 @@ static uint64_t hash_files(uint64_t hash, const char *list) {
 }
 
 static void build_cache(Builder *b, const char *list, const char *ids, const char *documents) {
-    char path[FILENAME_MAX];
     make_dir("out/cache");
     NewFile file = new_file(".", ids); // takes this name only when it is complete
     double start = seconds();
-    while (next_file(&list, path)) add_file(b, path, file.f);
+    add_files(b, list, file.f);
     new_file_done(&file);
     Text table = {b->n ? (char *)b->document : "", b->n * sizeof(Document), 0};
     write_file(".", documents, &table);
@@ -1943,7 +1873,6 @@ static void build_cache(Builder *b, const char *list, const char *ids, const cha
         fprintf(stderr, "%zu records had nothing to train and were skipped, first line %zu\n",
                 b->n_skipped, b->first_skipped);
     free(b->ids.id);
-    free(b->block.s);
     free(b->document);
 }
 
@@ -1951,9 +1880,9 @@ static void build_cache(Builder *b, const char *list, const char *ids, const cha
 // targets per row. Tokenises them if the cache does not have them yet.
 static Tokens tokens_open(const char *list, enum Part part, Tokenizer *tok, enum Unit unit,
                           size_t T) {
-    uint64_t kind = (CACHE_VERSION * 4 + unit) * 4 + part;
-    uint64_t hash = splitmix64(tok->fingerprint ^ splitmix64(kind));
-    if (unit != WINDOW) hash = splitmix64(hash + T);
+    size_t cut = unit == WINDOW ? 0 : T;
+    uint64_t key[] = {CACHE_VERSION, tok->fingerprint, unit, part, cut}; // what the rows depend on
+    uint64_t hash = hash_bytes(HASH_START, (const char *)key, sizeof key);
     char ids[64], documents[80];
     snprintf(ids, sizeof ids, "out/cache/%016" PRIx64 ".ids", hash_files(hash, list));
     snprintf(documents, sizeof documents, "%s.documents", ids);
@@ -1968,10 +1897,8 @@ static Tokens tokens_open(const char *list, enum Part part, Tokenizer *tok, enum
     bool damaged = false;
     for (size_t i = 0; i < t.n_ids; i++)
         damaged |= t.id[i] < 0 || (t.id[i] & ~TRAINED) >= tok->vocab_size;
-    for (const Document *d = t.document; d < t.document + t.n; d++) {
-        bool fits = unit == WINDOW || (d->to > d->from && d->to - d->from <= T + 1);
-        damaged |= d->from > d->to || d->to > t.n_ids || !fits;
-    }
+    for (const Document *d = t.document; d < t.document + t.n; d++)
+        damaged |= d->from > d->to || d->to > t.n_ids || (cut && d->to - d->from - 1 > cut);
     if (damaged) die("%s: is damaged: delete out/cache", ids);
     return t;
 }
@@ -2046,28 +1973,6 @@ static void start_epoch(Data *d, size_t units_per_step) {
     d->n_units = n;
     d->next = 0;
     d->epoch++;
-}
-
-// From n + 1 ids the n that are read and, for each, the id that should come next, or -1 if that one
-// is not trained; filled up to T. Returns the number of targets. This is the one place where labels
-// are shifted.
-static size_t shift_labels(int *in, int *target, const int *ids, size_t n, size_t T) {
-    size_t n_targets = 0;
-    for (size_t t = 0; t < T; t++) {
-        int next = t < n ? ids[t + 1] : 0;
-        in[t] = t < n ? ids[t] & ~TRAINED : 0;
-        target[t] = next & TRAINED ? next & ~TRAINED : -1;
-        n_targets += target[t] >= 0;
-    }
-    return n_targets;
-}
-
-// Makes n + 1 ids row r of the batch, padded to b->T. Returns the number of its targets.
-static size_t batch_set_row(Batch *b, size_t r, const int *ids, size_t n) {
-    size_t n_targets = shift_labels(b->ids + r * b->T, b->target + r * b->T, ids, n, b->T);
-    b->length[r] = (int)n;
-    b->n_targets += n_targets;
-    return n_targets;
 }
 
 // Where row r of the step that begins at unit d->next has its ids.
@@ -2722,10 +2627,17 @@ static size_t answer_aloud(const Model *model, const Tokenizer *tok, Answer *x, 
 // disk or a crash leaves the old file as it was.
 // =================================================================================================
 
-// The model_type of config.json, and the class that computes it in other libraries.
+// The model_type of config.json, the class that computes it in other libraries, and the values of
+// fields that a file may leave out, where they are not those of the preset minimind3.
 enum Family { MINIMIND_TYPE, LLAMA, QWEN3, QWEN3_MOE, FAMILIES };
-static const char *const family_type[] = {"minimind", "llama", "qwen3", "qwen3_moe"};
-static const char *const family_class[] = {"MiniMind", "Llama", "Qwen3", "Qwen3Moe"};
+#define LIBRARY "rope_theta=1e4 num_key_value_heads=-1 yarn_original_max=0 yarn_attention_factor=-1"
+static const struct {
+    const char *type, *class, *fields;
+} family[] = {{"minimind", "MiniMind", "norm_topk_prob=1"},
+              {"llama", "Llama", "qk_norm=0 norm_topk_prob=0 " LIBRARY},
+              {"qwen3", "Qwen3", "norm_topk_prob=0 " LIBRARY},
+              {"qwen3_moe", "Qwen3Moe", "use_moe=1 norm_topk_prob=0 " LIBRARY}};
+#undef LIBRARY
 
 static bool is_yarn_field(const Field *f) { return !strncmp(f->name, "yarn_", 5); }
 
@@ -2744,12 +2656,12 @@ static void append_token_ids(Text *t, const Tokenizer *tok) {
 // without shared experts is Qwen3-MoE; the rest is MiniMind's own.
 static void config_save(const Config *c, const Tokenizer *tok, const char *dir) {
     Text t = {0}, yarn = {0};
-    enum Family family = c->qk_norm ? QWEN3 : LLAMA;
-    if (c->use_moe) family = c->qk_norm && !c->n_shared_experts ? QWEN3_MOE : MINIMIND_TYPE;
+    enum Family is = c->qk_norm ? QWEN3 : LLAMA;
+    if (c->use_moe) is = c->qk_norm && !c->n_shared_experts ? QWEN3_MOE : MINIMIND_TYPE;
     text_printf(&t, "{\n  \"model_type\": \"%s\",\n  \"architectures\": [\"%sForCausalLM\"],\n"
                 "  \"torch_dtype\": \"float32\",\n  \"hidden_act\": \"silu\",\n"
                 "  \"attention_bias\": false,\n  \"tie_word_embeddings\": true,\n",
-                family_type[family], family_class[family]);
+                family[is].type, family[is].class);
     append_token_ids(&t, tok);
     for (const Field *f = config_field; f < config_field + CONFIG_FIELDS; f++) {
         bool is_switch = f->kind == 'i' && f->most == 1;
@@ -2792,29 +2704,20 @@ static void expect_setting(const Json *j, const char *key, const char *known, co
     if (strcmp(is, known)) die("%s: %s is %s; only %s is known here", path, key, is, known);
 }
 
-// The values of fields that a config.json leaves out. They differ between families: Hugging Face's
-// classes have other defaults than MiniMind's.
+// The configuration of a config.json without any field.
 static Config family_defaults(const Json *j, const char *path) {
     Config c = config_preset("minimind3");
     const char *type = json_text(j, "model_type");
-    enum Family family = MINIMIND_TYPE; // of a file without a type
-    while (type && family < FAMILIES && strcmp(type, family_type[family])) family++;
-    if (family == FAMILIES)
+    enum Family f = MINIMIND_TYPE; // of a file without a type
+    while (type && f < FAMILIES && strcmp(type, family[f].type)) f++;
+    if (f == FAMILIES)
         die("%s: model_type %s; known are minimind llama qwen3 qwen3_moe", path, type);
-    if (family != MINIMIND_TYPE && !json_get(j, "tie_word_embeddings")) // false in other libraries
+    if (f != MINIMIND_TYPE && !json_get(j, "tie_word_embeddings")) // false in other libraries
         die("%s: tie_word_embeddings is missing; only true is known here", path);
 
-    bool minimind2 = json_get(j, "n_routed_experts");
-    c.qk_norm = family != LLAMA && !minimind2;
-    c.norm_topk_prob = family == MINIMIND_TYPE;
-    c.seq_aux = minimind2;
-    c.use_moe = family == QWEN3_MOE || json_get(j, "num_experts") || minimind2;
-    if (family != MINIMIND_TYPE) { // the defaults of other libraries
-        c.rope_theta = 1e4;
-        c.num_key_value_heads = 0;
-        c.yarn_original_max = 0;
-        c.yarn_attention_factor = NAN;
-    }
+    config_parse(&c, family[f].fields, path);
+    if (json_get(j, "num_experts")) c.use_moe = 1;
+    if (json_get(j, "n_routed_experts")) config_parse(&c, "qk_norm=0 seq_aux=1 use_moe=1", path);
     const Json *experts = json_get(j, "num_local_experts"); // a newer name
     if (experts && experts->type == JSON_NUMBER)
         field_set(&c, config_find("num_experts"), experts->number, path);
@@ -2843,8 +2746,6 @@ static Config config_load(const char *dir) {
     c.yarn = kind && !strcmp(kind, "yarn");
     if (kind && !c.yarn && strcmp(kind, "default"))
         die("%s: RoPE of type %s; known are default and yarn", path, kind);
-    if (isnan(c.yarn_attention_factor)) c.yarn_attention_factor = 0.1 * log(c.yarn_factor) + 1;
-    if (!c.num_key_value_heads) c.num_key_value_heads = c.num_attention_heads;
 
     expect_setting(j, "hidden_act", "silu", path);
     expect_setting(j, "tie_word_embeddings", "true", path);
@@ -3154,14 +3055,10 @@ static void add_task(Tasks *t, const Reader *r, Tokenizer *tok, bool think) {
 // Reads the questions of the files in a list, at most `rows` (0: all).
 static Tasks tasks_load(const char *list, Tokenizer *tok, bool think, size_t rows) {
     Tasks t = {0};
-    const char *files = list;
-    char path[FILENAME_MAX];
-    while (next_file(&list, path)) {
-        Reader r = reader_open(path);
-        while ((!rows || t.n < rows) && reader_next(&r)) add_task(&t, &r, tok, think);
-        reader_close(&r);
-    }
-    if (!t.n) die("%s: contains no question", files);
+    Reader r = reader_open(list);
+    while ((!rows || t.n < rows) && reader_next(&r)) add_task(&t, &r, tok, think);
+    reader_close(&r);
+    if (!t.n) die("%s: contains no question", list);
     return t;
 }
 
@@ -3280,16 +3177,12 @@ static size_t answer_choices(const Model *model, Acts *a, Tokenizer *tok, const 
 static Figures evaluate_choices(const Model *model, Acts *a, Tokenizer *tok, const char *files,
                                 size_t rows) {
     Figures e = {0};
-    const char *list = files;
-    char path[FILENAME_MAX];
+    Reader r = reader_open(files);
     size_t n = 0, right[2] = {0};
     double guess = 0;
-    while (next_file(&list, path)) {
-        Reader r = reader_open(path);
-        for (; (!rows || n < rows) && reader_next(&r); n++)
-            guess += 100.0 / answer_choices(model, a, tok, &r, right);
-        reader_close(&r);
-    }
+    for (; (!rows || n < rows) && reader_next(&r); n++)
+        guess += 100.0 / answer_choices(model, a, tok, &r, right);
+    reader_close(&r);
     if (!n) die("%s: contains no question", files);
     add_figure(&e, "questions", n, NAN);
     e.watched = add_share(&e, "right, %", right[0], n);
@@ -3391,12 +3284,11 @@ static inline float sum_lanes(Lanes v) {
 // scratch() again. gemm() never calls it.
 static float *scratch(size_t n) {
     static _Thread_local float *memory;
-    static _Thread_local void *block;
     static _Thread_local size_t size;
     if (n > size) {
-        free(block);
+        free(memory);
         size = round_up(n, 1024);
-        memory = new_floats(size, &block);
+        memory = new_floats(size);
     }
     return memory;
 }
@@ -3512,12 +3404,8 @@ static void multiply_panels(float *c, size_t ldc, size_t rows, size_t cols, View
     float block[MR][NR];
     memcpy(block, acc, sizeof acc);
     for (size_t i = 0; i < rows; i++, c += ldc) {
-        if (!add)
-            memcpy(c, block[i], cols * sizeof *c);
-        else if (cols == NR) // a constant count: vector code
-            for (size_t j = 0; j < NR; j++) c[j] += block[i][j];
-        else
-            for (size_t j = 0; j < cols; j++) c[j] += block[i][j];
+        for (size_t j = 0; j < cols && add; j++) block[i][j] += c[j];
+        memcpy(c, block[i], cols * sizeof *c);
     }
 }
 
@@ -3673,8 +3561,7 @@ static inline float fast_sqrt(float x) {
 
 // The maximum of x (n), lane by lane.
 static float row_max(const float *x, size_t n) {
-    float lane[LANES];
-    float max = x[0];
+    float lane[LANES], max = x[0];
     size_t whole = n / LANES * LANES;
     for (size_t j = 0; j < LANES; j++) lane[j] = x[0];
     for (size_t i = 0; i < whole; i += LANES)
@@ -3775,23 +3662,7 @@ static void fast_swiglu_backward(float *dgate, float *dup, const float *dh, cons
 // 2022, also cuts the keys into blocks, which needs a running maximum; here a tile has all keys.)
 enum { TILE = 128 };
 
-typedef struct {
-    size_t t0, n;      // queries t0 .. t0 + n - 1 of the sequence
-    size_t rows, keys; // n * G; the keys that the last query sees
-} Tile;
-
 static size_t tile_queries(size_t G) { return max_size(TILE / G, 1); }
-static size_t tile_count(size_t T, size_t G) { return (T + tile_queries(G) - 1) / tile_queries(G); }
-
-static Tile tile_at(size_t i, size_t T, size_t past, size_t G) {
-    size_t t0 = i * tile_queries(G), n = min_size(tile_queries(G), T - t0);
-    return (Tile){t0, n, n * G, past + t0 + n};
-}
-
-// Row r of a tile is query t0 + r / G; it sees the keys from 0 up to its own position.
-static size_t visible_keys(Tile tile, size_t r, size_t G) {
-    return tile.keys - tile.n + 1 + r / G;
-}
 
 // Copies n rows of `width` floats that are `from_stride` apart to where they are `to_stride` apart.
 static void copy_rows(float *to, size_t to_stride, const float *from, size_t from_stride, size_t n,
@@ -3800,54 +3671,55 @@ static void copy_rows(float *to, size_t to_stride, const float *from, size_t fro
         memcpy(to + i * to_stride, from + i * from_stride, width * sizeof *to);
 }
 
-// One tile of attention_forward. All pointers begin at the tile's sequence and head or group of
-// heads: out, q (T, H, D), lse (T, H), k, v (keys, KV, D).
+// One tile of attention_forward: queries t0 .. t0 + n - 1. All pointers begin at the tile's sequence
+// and head or group of heads: out, q (T, H, D), lse (T, H), k, v (keys, KV, D).
 static void tile_forward(float *out, float *lse, const float *q, const float *k, const float *v,
-                         Tile tile, size_t H, size_t KV, size_t G, size_t D) {
-    size_t rows = tile.rows, keys = tile.keys;
+                         size_t t0, size_t n, size_t past, size_t H, size_t KV, size_t D) {
+    size_t G = H / KV, rows = n * G;
+    size_t keys = past + t0 + n;               // those that the last query sees
     float scale = 1.0f / sqrtf(D);
     float *p = scratch(rows * (keys + 2 * D)); // (rows, keys) scores, then probabilities
     float *q_rows = p + rows * keys;           // (rows, D)
     float *out_rows = q_rows + rows * D;       // (rows, D)
-    copy_rows(q_rows, G * D, q + tile.t0 * H * D, H * D, tile.n, G * D);
+    copy_rows(q_rows, G * D, q + t0 * H * D, H * D, n, G * D);
     gemm(rows, keys, D, view(q_rows, D), view_transposed(k, KV * D), p, keys, false);
 
     for (size_t r = 0; r < rows; r++) {
         float *p_r = p + r * keys; // (keys)
-        size_t n_visible = visible_keys(tile, r, G);
+        size_t n_visible = past + t0 + r / G + 1;
         for (size_t j = 0; j < n_visible; j++) p_r[j] *= scale;
         float max = row_max(p_r, n_visible);
         float sum = row_exp(p_r, p_r, n_visible, max);
         for (size_t j = 0; j < n_visible; j++) p_r[j] /= sum;
         memset(p_r + n_visible, 0, (keys - n_visible) * sizeof *p_r); // the product takes all keys
-        lse[(tile.t0 + r / G) * H + r % G] = max + logf(sum);
+        lse[(t0 + r / G) * H + r % G] = max + logf(sum);
     }
 
     gemm(rows, D, keys, view(p, keys), view(v, KV * D), out_rows, D, false);
-    copy_rows(out + tile.t0 * H * D, H * D, out_rows, G * D, tile.n, G * D);
+    copy_rows(out + t0 * H * D, H * D, out_rows, G * D, n, G * D);
 }
 
 // Replaces attention_forward.
 static void fast_attention_forward(float *out, float *lse, const float *q, const float *k,
                                    const float *v, size_t B, size_t T, size_t past, size_t H,
                                    size_t KV, size_t D) {
-    size_t G = H / KV, tiles = tile_count(T, G);
+    size_t G = H / KV, tiles = (T + tile_queries(G) - 1) / tile_queries(G);
     #pragma omp parallel for collapse(3) schedule(dynamic) num_threads(n_threads)
     for (size_t b = 0; b < B; b++)
         for (size_t kv = 0; kv < KV; kv++)
             for (size_t i = 0; i < tiles; i++) {
-                Tile tile = tile_at(tiles - 1 - i, T, past, G); // the longest first
+                size_t t0 = (tiles - 1 - i) * tile_queries(G); // the longest first
                 size_t row = b * T * H + kv * G, key0 = (b * (past + T) * KV + kv) * D;
-                tile_forward(out + row * D, lse + row, q + row * D, k + key0, v + key0, tile, H, KV,
-                             G, D);
+                tile_forward(out + row * D, lse + row, q + row * D, k + key0, v + key0, t0,
+                             min_size(tile_queries(G), T - t0), past, H, KV, D);
             }
 }
 
 // One tile of attention_backward; pointers as in tile_forward. dk and dv are accumulated.
 static void tile_backward(float *dq, float *dk, float *dv, const float *dout, const float *out,
                           const float *lse, const float *q, const float *k, const float *v,
-                          Tile tile, size_t H, size_t KV, size_t G, size_t D) {
-    size_t rows = tile.rows, keys = tile.keys;
+                          size_t t0, size_t n, size_t H, size_t KV, size_t D) {
+    size_t G = H / KV, rows = n * G, keys = t0 + n;
     size_t stride = KV * D; // from one key to the next
     float scale = 1.0f / sqrtf(D);
     float *p = scratch(rows * (2 * keys + 3 * D)); // (rows, keys) scores, then probabilities
@@ -3855,17 +3727,17 @@ static void tile_backward(float *dq, float *dk, float *dv, const float *dout, co
     float *q_rows = ds + rows * keys;              // (rows, D)
     float *dout_rows = q_rows + rows * D;          // (rows, D)
     float *dq_rows = dout_rows + rows * D;         // (rows, D)
-    copy_rows(q_rows, G * D, q + tile.t0 * H * D, H * D, tile.n, G * D);
-    copy_rows(dout_rows, G * D, dout + tile.t0 * H * D, H * D, tile.n, G * D);
+    copy_rows(q_rows, G * D, q + t0 * H * D, H * D, n, G * D);
+    copy_rows(dout_rows, G * D, dout + t0 * H * D, H * D, n, G * D);
     gemm(rows, keys, D, view(q_rows, D), view_transposed(k, stride), p, keys, false);
     gemm(rows, keys, D, view(dout_rows, D), view_transposed(v, stride), ds, keys, false);
 
     for (size_t r = 0; r < rows; r++) {
         float *p_r = p + r * keys;   // (keys)
         float *ds_r = ds + r * keys; // (keys)
-        size_t head = (tile.t0 + r / G) * H + r % G; // of out and lse
+        size_t head = (t0 + r / G) * H + r % G; // of out and lse
         float dout_out = dot(dout_rows + r * D, out + head * D, D);
-        size_t n_visible = visible_keys(tile, r, G);
+        size_t n_visible = t0 + r / G + 1;
         for (size_t j = 0; j < n_visible; j++) {
             p_r[j] = fast_exp(p_r[j] * scale - lse[head]);
             ds_r[j] = p_r[j] * (ds_r[j] - dout_out) * scale;
@@ -3877,7 +3749,7 @@ static void tile_backward(float *dq, float *dk, float *dv, const float *dout, co
     gemm(keys, D, rows, view_transposed(p, keys), view(dout_rows, D), dv, stride, true);
     gemm(rows, D, keys, view(ds, keys), view(k, stride), dq_rows, D, false);
     gemm(keys, D, rows, view_transposed(ds, keys), view(q_rows, D), dk, stride, true);
-    copy_rows(dq + tile.t0 * H * D, H * D, dq_rows, G * D, tile.n, G * D);
+    copy_rows(dq + t0 * H * D, H * D, dq_rows, G * D, n, G * D);
 }
 
 // Replaces attention_backward. A thread owns a key/value head of a sequence: dk and dv accumulate
@@ -3895,10 +3767,10 @@ static void fast_attention_backward(float *dq, float *dk, float *dv, const float
                 memset(dk + key0 + t * KV * D, 0, D * sizeof *dk);
                 memset(dv + key0 + t * KV * D, 0, D * sizeof *dv);
             }
-            for (size_t i = 0; i < tile_count(T, G); i++)
+            for (size_t t0 = 0; t0 < T; t0 += tile_queries(G))
                 tile_backward(dq + row * D, dk + key0, dv + key0, dout + row * D, out + row * D,
-                              lse + row, q + row * D, k + key0, v + key0, tile_at(i, T, 0, G), H,
-                              KV, G, D);
+                              lse + row, q + row * D, k + key0, v + key0, t0,
+                              min_size(tile_queries(G), T - t0), H, KV, D);
         }
 }
 
@@ -4148,9 +4020,8 @@ static const Ops fast = {
 // One table says which options there are, which commands know them and which values they may have.
 // =================================================================================================
 
-// The tag holds the letters of the commands that know the option, capital where they need it; *:
-// all know it. p pretrain, s sft, d dpo (the stages of training); w generate (write), c chat, e
-// eval, i info. The preset NAN means that the stage decides.
+// The letters of the commands in a tag: p pretrain, s sft, d dpo (the stages of training); w
+// generate (write), c chat, e eval, i info. The preset NAN means that the stage decides.
 static const Field option_table[] = {
 #define AT(field) offsetof(Options, field)
 #define TEXT(field) 's', AT(field), 0, 0, 0
@@ -4199,12 +4070,6 @@ static const Field option_table[] = {
 };
 enum { OPTIONS = sizeof option_table / sizeof *option_table };
 
-// Does the command with this letter know the option? Letter 0: only options of all commands count.
-static bool knows(char letter, const Field *option) {
-    const char letters[] = {letter, letter - 'a' + 'A', '*', 0};
-    return strpbrk(option->tag, letter ? letters : "*");
-}
-
 // --plain and --threads: which functions run, and with how many threads.
 static void apply_threads(const Options *o) {
     int most = 1;
@@ -4217,47 +4082,19 @@ static void apply_threads(const Options *o) {
     op = o->plain ? &plain : &fast;
 }
 
-// Stores the text of a value; exits if it is not allowed. `option` is its name with the dashes.
-static void read_value(void *base, const Field *f, const char *text, const char *option) {
-    char where[100], *end;
-    double number = strtod(text, &end);
-    snprintf(where, sizeof where, "%s %s", option, text);
-    if (f->kind == 's') *(const char **)((char *)base + f->offset) = text;
-    else field_set(base, f, *text && !*end ? number : NAN, where);
-}
-
-// Reads "--name value" pairs into o, which may be NULL; `letter` is the command's. An instrument
-// has options of its own, n_more, which go to `into`; its letter is 0 if it knows no command's.
-static void parse_options(int argc, char **argv, char letter, Options *o, const Field *more,
-                          size_t n_more, void *into) {
-    Config checked;                 // a field counts when options_config() reads the text
-    size_t first = letter != 'i';   // of config_field: info alone may set vocab_size, the row 0
-    put_defaults(into, more, n_more);
-    if (o) put_defaults(o, option_table, OPTIONS);
-    for (int i = 0; i < argc; i += 2) {
-        const char *name = argv[i] + 2;
-        if (strncmp(argv[i], "--", 2)) die("%s: options look like --name value", argv[i]);
-        if (i + 1 == argc) die("%s: its value is missing", argv[i]);
-        void *base = into;
-        const Field *f = field_find(more, n_more, name);
-        if (!f && o) {
-            f = field_find(option_table, OPTIONS, name);
-            if (f && !knows(letter, f)) f = NULL;
-            base = o;
-        }
-        if (!f && letter && strchr("psi", letter)) { // the configuration's fields are options too
-            f = field_find(config_field + first, CONFIG_FIELDS - first, name);
-            if (f) text_printf(&o->fields, " %s=%s", f->name, argv[i + 1]);
-            base = &checked;
-        }
-        if (!f) die("%s: this command has no such option; see help", argv[i]);
-        read_value(base, f, argv[i + 1], argv[i]);
-    }
-
-    for (const Field *f = option_table; letter && f < option_table + OPTIONS; f++)
-        if (strchr(f->tag, letter - 'a' + 'A') && !*(char **)((char *)o + f->offset))
-            die("--%s is missing: %s", f->name, f->meaning);
-    if (o) apply_threads(o);
+// Reads the options of the command with this letter into o. An instrument has options of its own as
+// well; its letter is '*' if it knows only those options of the book that all commands know. Words
+// that are no option go to rest: see parse_options() of tokenizer.c.
+static void read_options(char **argv, char letter, Options *o, OptionSet own, char **rest) {
+    bool sized = strchr("psi", letter); // the fields of the configuration are options too
+    size_t first = letter != 'i';       // info alone may set vocab_size, row 0 of the table
+    Config checked;                     // a field counts when options_config() reads o->fields
+    OptionSet sets[] = {
+        own,
+        {option_table, OPTIONS, letter, o, NULL},
+        {config_field + first, sized ? CONFIG_FIELDS - first : 0, 0, &checked, &o->fields}};
+    parse_options(argv, sets, sizeof sets / sizeof *sets, rest);
+    apply_threads(o);
 }
 
 // The configuration that the options ask for: a preset or a checkpoint's, then single fields.
@@ -4285,12 +4122,13 @@ static Model *load_model(const Options *o, const Tokenizer *tok) {
     return model;
 }
 
-// What activations of this kind would take, in floats, without taking it.
+// The number of floats that these activations would need; they are not allocated.
 static size_t acts_size(const Model *model, enum Mode mode, size_t rows, size_t slots,
                         size_t room) {
-    Acts a = acts_plan(model, mode, rows, slots, room);
-    free(a.layer);
-    return a.size;
+    Acts *a = acts_plan(model, mode, rows, slots, room);
+    size_t size = a->size;
+    acts_free(a);
+    return size;
 }
 
 // ---- training -----------------------------------------------------------------------------------
@@ -4538,7 +4376,7 @@ int main(int argc, char **argv) {
     while (c < commands + COMMANDS && strcmp(c->name, name)) c++;
     if (c < commands + COMMANDS) {
         Options o = {0};
-        parse_options(argc - 2, argv + 2, c->letter, &o, NULL, 0, NULL);
+        read_options(argv + 2, c->letter, &o, (OptionSet){0}, NULL);
         c->run(&o);
     } else if (!*name) print_commands();
     else if (!strcmp(name, "help") || !strcmp(name, "--help")) print_help();

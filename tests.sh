@@ -268,7 +268,7 @@ says "a conversation" \
     tokenizer chat --tokenizer low chat.jsonl
 says "trained: from <think> to <|im_end|>, and nothing else" \
     "<think>|\n|\n|</think>|\n|\n|2|<|im_end|>|" sh -c \
-    'tokenizer show --tokenizer low --chat chat.jsonl |
+    'tokenizer show --tokenizer low --chat 1 chat.jsonl |
      awk "/^[0-9]/ && \$3 == 1 {printf \"%s|\", \$4} END {print \"\"}"'
 echo '{"messages": [{"role": "wizard", "content": "x"}]}' >wizard.jsonl
 refuses "an unknown role" "wizard.jsonl:1" tokenizer chat --tokenizer low wizard.jsonl

@@ -32,10 +32,12 @@
 #ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE // POSIX, under -std=c11 too
 #endif
+#include <ctype.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -194,6 +196,117 @@ static double seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Options. One table says which options a program has, which of its commands know them and which
+// values they may have. It drives reading, checking and help. minimind.c keeps the configuration
+// of a model in such a table too.
+
+typedef struct { // a member of a struct that has a name outside the program
+    const char *name;
+    const char *tag; // of an option: the letters of the commands that know it, capital where they
+                     // need it; *: all know it
+    char kind;       // i: long, f: double, s: const char *
+    size_t offset;   // in its struct
+    double least, most, initial; // of a number: range and default
+    const char *meaning;
+} Field;
+
+typedef struct { // a table of options, and the struct that their values go to
+    const Field *field;
+    size_t n;
+    char letter;  // of the command; 0: the tags say something else, and all options are known
+    void *base;
+    Text *given;  // gets " name=value" for each option that is given; or NULL
+} OptionSet;
+
+static inline double field_get(const void *base, const Field *f) {
+    const char *at = (const char *)base + f->offset;
+    return f->kind == 'i' ? (double)*(const long *)at : *(const double *)at;
+}
+
+// Stores a number in the struct at `base`, without checking it.
+static void field_put(void *base, const Field *f, double value) {
+    char *at = (char *)base + f->offset;
+    if (f->kind == 'i') *(long *)at = (long)value;
+    if (f->kind == 'f') *(double *)at = value;
+}
+
+// Checks a number and stores it; otherwise exits and says what is allowed. `where` names the option
+// or the file that the value comes from.
+static void field_set(void *base, const Field *f, double value, const char *where) {
+    bool whole = f->kind == 'i';
+    if (!(value >= f->least && value <= f->most) || (whole && value != (double)(long)value))
+        die("%s: %s is %g; allowed is %s from %.9g to %.9g", where, f->name, value,
+            whole ? "a whole number" : "a number", f->least, f->most);
+    field_put(base, f, value);
+}
+
+static void put_defaults(void *base, const Field *table, size_t n) {
+    for (size_t i = 0; i < n; i++) field_put(base, &table[i], table[i].initial);
+}
+
+// The field called `name`, or NULL. '-' counts as '_', as in the option --hidden-size.
+static const Field *field_find(const Field *table, size_t n, const char *name) {
+    for (const Field *f = table; f < table + n; f++) {
+        size_t i = 0;
+        while (name[i] && (name[i] == f->name[i] || (name[i] == '-' && f->name[i] == '_'))) i++;
+        if (!name[i] && !f->name[i]) return f;
+    }
+    return NULL;
+}
+
+// Does the command with this letter know the option?
+static bool knows(char letter, const Field *option) {
+    const char letters[] = {letter, (char)toupper(letter), '*', 0};
+    return !letter || strpbrk(option->tag, letters);
+}
+
+// Stores the text of a value; exits if it is not allowed. `option` is its name with the dashes.
+static void field_read(void *base, const Field *f, const char *text, const char *option) {
+    char where[100], *end;
+    double number = strtod(text, &end);
+    snprintf(where, sizeof where, "%s %s", option, text);
+    if (f->kind == 's') *(const char **)((char *)base + f->offset) = text;
+    else field_set(base, f, *text && !*end ? number : strtod("nan", NULL), where);
+}
+
+// Reads "--name value" pairs up to the NULL at the end of argv, each into the first of the sets
+// that knows it. Other words, and all after "--", go to rest, which ends with NULL and has room for
+// all; if it is NULL they are an error.
+static void parse_options(char **argv, const OptionSet *set, size_t n_sets, char **rest) {
+    for (size_t s = 0; s < n_sets; s++) put_defaults(set[s].base, set[s].field, set[s].n);
+    while (*argv) {
+        char *option = *argv;
+        const Field *f = NULL;
+        if (rest && !strcmp(option, "--")) {
+            while (*++argv) *rest++ = *argv;
+            break;
+        }
+        if (rest && strncmp(option, "--", 2)) {
+            *rest++ = *argv++;
+            continue;
+        }
+
+        if (strncmp(option, "--", 2)) die("%s: options look like --name value", option);
+        if (!argv[1]) die("%s: its value is missing", option);
+        for (const OptionSet *s = set; s < set + n_sets && !f; s++) {
+            f = field_find(s->field, s->n, option + 2);
+            if (f && !knows(s->letter, f)) f = NULL;
+            if (f) field_read(s->base, f, argv[1], option);
+            if (f && s->given) text_printf(s->given, " %s=%s", f->name, argv[1]);
+        }
+        if (!f) die("%s: this command has no such option; see help", option);
+        argv += 2;
+    }
+    if (rest) *rest = NULL;
+
+    for (const OptionSet *s = set; s < set + n_sets; s++)
+        for (const Field *f = s->field; s->letter && f < s->field + s->n; f++)
+            if (f->kind == 's' && strchr(f->tag, toupper(s->letter)) &&
+                !*(char **)((char *)s->base + f->offset))
+                die("--%s is missing: %s", f->name, f->meaning);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -421,42 +534,91 @@ static void json_write_string(Text *out, const char *s, size_t n) {
 }
 
 // ------------------------------------------------------------------------------------------------
-// Records. Training data is a file of records, larger than memory: JSONL (each line is an object)
-// or plain text (each line is a record). The first line that is not blank decides: a brace, JSONL.
+// Records. Training data is a list of files, larger than memory: JSONL (each line is a record, an
+// object) or plain text. The first line that is not blank decides: a brace, JSONL.
 
 typedef struct {
-    const char *path;           // as messages name it
+    const char *files;          // names still to be opened, with commas between them
+    char path[FILENAME_MAX];    // of the file that is being read, as messages name it
     FILE *file;
     char *line;                 // with its newline
     size_t len, cap, number;    // bytes of the line; room for it; which line it is, from 1
     enum { UNDECIDED, PLAIN, JSONL } kind;
     Json *json;                 // JSONL: the record, until the next one is read
+    size_t block;               // 0: a record of plain text is a line; else lines of so many bytes
+    bool begins, ends;          // plain text: the record is the first, the last one of its file
 } Reader;
 
-// "-" is the standard input.
-static Reader reader_open(const char *path) {
-    if (!strcmp(path, "-")) return (Reader){.path = "standard input", .file = stdin};
-    return (Reader){.path = path, .file = open_file(path, "rb")};
+// Copies the next name of a list of files to path and moves *list behind it; false at the end.
+static bool next_file(const char **list, char path[FILENAME_MAX]) {
+    *list += **list == ',';
+    size_t n = strcspn(*list, ",");
+    snprintf(path, FILENAME_MAX, "%.*s", (int)n, *list);
+    *list += n;
+    return n > 0;
 }
 
-// Reads a line; false at the end of the file.
+static void reader_close(Reader *r) {
+    json_free(r->json);
+    free(r->line);
+    if (r->file && r->file != stdin) fclose(r->file);
+}
+
+// Opens the next file of the list; "-" is the standard input. False if there is none.
+static bool reader_open_next(Reader *r) {
+    if (!next_file(&r->files, r->path)) return false;
+    if (r->file && r->file != stdin) fclose(r->file);
+    r->file = strcmp(r->path, "-") ? open_file(r->path, "rb") : stdin;
+    if (r->file == stdin) strcpy(r->path, "standard input");
+    r->kind = UNDECIDED;
+    r->number = 0;
+    return true;
+}
+
+static Reader reader_open(const char *files) {
+    Reader r = {.files = files};
+    if (!reader_open_next(&r)) die("the name of a file is missing");
+    return r;
+}
+
+// Reads a line; false at the end of the last file.
 static bool reader_line(Reader *r) {
     ssize_t n = getline(&r->line, &r->cap, r->file);
     if (n < 0 && !feof(r->file)) die("%s: %s", r->path, strerror(errno));
-    if (n < 0) return false;
+    if (n < 0) return reader_open_next(r) && reader_line(r);
     r->len = (size_t)n;
     r->number++;
     return true;
 }
 
-// Reads a record; false at the end of the file. Blank lines of JSONL are passed over, and those
-// before the first text in plain text too.
+// Appends lines to the one that was read, until there are r->block bytes or the file ends.
+static void reader_block(Reader *r) {
+    char *line = NULL;
+    size_t cap = 0;
+    ssize_t n = 0;
+    while (r->len < r->block && (n = getline(&line, &cap, r->file)) > 0) {
+        r->line = grow(r->line, &r->cap, r->len + (size_t)n + 1, 1);
+        memcpy(r->line + r->len, line, (size_t)n + 1);
+        r->len += (size_t)n;
+        r->number++;
+    }
+    int next = getc(r->file);
+    if (ferror(r->file)) die("%s: %s", r->path, strerror(errno));
+    r->ends = next == EOF;
+    ungetc(next, r->file);
+    free(line);
+}
+
+// Reads a record; false at the end of the last file. Blank lines of JSONL are passed over, and
+// those before the first text in plain text too.
 static bool reader_next(Reader *r) {
     while (reader_line(r)) {
         if (r->number == 1 && !strncmp(r->line, "\xEF\xBB\xBF", 3)) // Windows' mark of UTF-8
             memmove(r->line, r->line + 3, (r->len -= 3) + 1);
         size_t blank = strspn(r->line, " \t\r\n"), at;
-        if (r->kind == UNDECIDED && blank < r->len) r->kind = r->line[blank] == '{' ? JSONL : PLAIN;
+        r->begins = r->kind == UNDECIDED;
+        if (r->begins && blank < r->len) r->kind = r->line[blank] == '{' ? JSONL : PLAIN;
+        if (r->kind == PLAIN && r->block) reader_block(r);
         if (r->kind == PLAIN) return true;
         if (r->kind != JSONL || blank == r->len) continue;
         const char *error;
@@ -467,12 +629,6 @@ static bool reader_next(Reader *r) {
         return true;
     }
     return false;
-}
-
-static void reader_close(Reader *r) {
-    json_free(r->json);
-    free(r->line);
-    if (r->file != stdin) fclose(r->file);
 }
 
 #if !defined MINIMIND || defined WITH_TRAINER // minimind.c trains no vocabulary
@@ -1096,6 +1252,19 @@ static void chat_encode(Tokenizer *t, const Chat *c, Ids *out) {
     }
 }
 
+// Appends the ids of a record's list of messages, up to where the assistant begins to speak (with
+// `think`: to think) if `prompt`; else the whole, with the marks. Returns what is wrong, or NULL.
+static const char *encode_chat(Tokenizer *tok, const Json *record, const Json *messages,
+                               bool prompt, bool think, Ids *out) {
+    Chat chat = {{0}, {0}};
+    const char *error = chat_record(&chat, record, messages, prompt, think);
+    if (!error && prompt) tokenizer_encode(tok, chat.text.s, chat.text.len, true, out);
+    else if (!error) chat_encode(tok, &chat, out);
+    free(chat.text.s);
+    free(chat.cut.id);
+    return error;
+}
+
 // ------------------------------------------------------------------------------------------------
 // Files. tokenizer.json is Hugging Face's format: "model" has "vocab" (spelling -> id) and
 // "merges"; "added_tokens" may repeat tokens of the vocabulary or add to it. A setting that would
@@ -1533,13 +1702,27 @@ static Tokenizer *trainer_finish(Trainer *tr, int vocab_size) {
 
 typedef struct {
     const char *tokenizer, *out;
-    int vocab;
-    bool single_digits, color, chat;
-    char **arg; int n_args; // what is not an option: files, or the text
+    long vocab, single_digits, color, chat;
+    char **arg;    // (n_args) what is not an option: files, or the text
+    size_t n_args;
 } Options;
+
+// t train, e encode, d decode, c chat, s show
+static const Field option_table[] = {
+#define AT(name) offsetof(Options, name)
+    {"tokenizer", "EDCS", 's', AT(tokenizer), 0, 0, 0, "a folder, or its tokenizer.json"},
+    {"out", "T", 's', AT(out), 0, 0, 0, "folder for the tokenizer"},
+    {"vocab", "t", 'i', AT(vocab), N_ADDED + 256, 1 << 24, 0, "tokens to learn"},
+    {"single-digits", "t", 'i', AT(single_digits), 0, 1, 0, "1: no token has two digits"},
+    {"color", "s", 'i', AT(color), 0, 1, 0, "1: colours, also where the output is no terminal"},
+    {"chat", "s", 'i', AT(chat), 0, 1, 0, "1: show conversations, from files"},
+#undef AT
+};
+enum { OPTIONS = sizeof option_table / sizeof *option_table };
 
 typedef struct {
     const char *name;
+    char letter;                                            // in the table of options
     void (*run)(const Options *);                           // NULL: convert(), as with --chat, by
     bool (*next)(Reader *);                                 // what reads a thing and
     void (*append)(Tokenizer *, const Reader *, Text *out); // what writes the line made of it
@@ -1548,20 +1731,20 @@ typedef struct {
 
 static void cmd_train(const Options *o) {
     double start = seconds();
-    if (!o->vocab || !o->out || !o->n_args) die("train needs --vocab N, --out DIR and a FILE");
-    Trainer *tr = trainer_new(o->single_digits);
-    for (int i = 0; i < o->n_args; i++) {
+    if (!o->vocab || !o->n_args) die("train needs --vocab N, --out DIR and a FILE");
+    Trainer *tr = trainer_new(o->single_digits == 1);
+    for (size_t i = 0; i < o->n_args; i++) {
         Reader r = reader_open(o->arg[i]);
         while (reader_next(&r)) reader_texts(&r, count_text, tr);
         if (r.kind == UNDECIDED) die("%s: there is no text in it", r.path);
         reader_close(&r);
     }
-    Tokenizer *t = trainer_finish(tr, o->vocab);
+    Tokenizer *t = trainer_finish(tr, (int)o->vocab);
     tokenizer_save(t, o->out);
     fprintf(stderr, "%d tokens, %zu of them merges, in %.2f s; saved in %s\n", t->vocab_size,
             t->merged.n, seconds() - start, o->out);
     if (t->vocab_size < o->vocab)
-        fprintf(stderr, "that is all: the text has no pairs left for %d tokens\n", o->vocab);
+        fprintf(stderr, "that is all: the text has no pairs left for %ld tokens\n", o->vocab);
     tokenizer_free(t);
 }
 
@@ -1603,7 +1786,7 @@ static void decode_line(Tokenizer *t, const Reader *r, Text *out) {
 static void convert(const Command *c, const Options *o) {
     Tokenizer *t = tokenizer_load(o->tokenizer);
     Text line = {0};
-    for (int i = 0; i == 0 || i < o->n_args; i++) {
+    for (size_t i = 0; i == 0 || i < o->n_args; i++) {
         Reader r = reader_open(o->n_args ? o->arg[i] : "-");
         while (c->next(&r)) {
             line.len = 0;
@@ -1706,11 +1889,9 @@ static void append_column(const Tokenizer *t, int id, Text *out) {
 // Appends a conversation with what is trained in green, then each position: what is read there,
 // whether its target counts, and the target, which is the next token.
 static void show_record(Tokenizer *t, const Reader *r, Text *out) {
-    Chat c = {{0}, {0}};
     Ids ids = {0};
-    const char *error = chat_record(&c, r->json, messages_of(r->json), false, false);
+    const char *error = encode_chat(t, r->json, messages_of(r->json), false, false, &ids);
     if (error) die("%s:%zu: %s", r->path, r->number, error);
-    chat_encode(t, &c, &ids);
     for (size_t i = 0; i < ids.n; i++) {
         const Token *token = &t->token[ids.id[i] & ~TRAINED];
         text_printf(out, "\x1B[%sm", ids.id[i] & TRAINED ? "32" : "90");
@@ -1726,8 +1907,6 @@ static void show_record(Tokenizer *t, const Reader *r, Text *out) {
         if (trained) write_visible(out, t->token[target].s, t->token[target].len);
         text_append(out, trained ? "\n" : "-\n", trained ? 1 : 2);
     }
-    free(c.text.s);
-    free(c.cut.id);
     free(ids.id);
 }
 
@@ -1754,43 +1933,18 @@ static void cmd_show(const Options *o) {
 }
 
 static const Command commands[] = {
-    {"train", cmd_train, NULL, NULL,
-     "--vocab N --out DIR [--single-digits] FILE...", "learn N tokens"},
-    {"encode", NULL, reader_next, encode_record,
+    {"train", 't', cmd_train, NULL, NULL,
+     "--vocab N --out DIR [--single-digits 1] FILE...", "learn N tokens"},
+    {"encode", 'e', NULL, reader_next, encode_record,
      "--tokenizer PATH [FILE...]", "{\"text\": ...} lines -> lines of ids"},
-    {"decode", NULL, reader_line, decode_line,
+    {"decode", 'd', NULL, reader_line, decode_line,
      "--tokenizer PATH [FILE...]", "lines of ids -> JSON strings"},
-    {"chat", NULL, reader_next, render_record,
+    {"chat", 'c', NULL, reader_next, render_record,
      "--tokenizer PATH [FILE...]", "conversations -> the texts a model reads"},
-    {"show", cmd_show, reader_next, show_record,
-     "--tokenizer PATH [--color] TEXT | --chat [FILE...]", "how a text is cut; which tokens train"},
+    {"show", 's', cmd_show, reader_next, show_record,
+     "--tokenizer PATH [--color 1] TEXT | --chat 1 [FILE...]",
+     "how a text is cut; which tokens train"},
 };
-
-// Reads the options of a command; its usage line is the list of what is allowed.
-static void parse_options(Options *o, const Command *c, char **argv) {
-    bool ended = false;
-    for (; *argv; argv++) {
-        const char *name = *argv, *known = strstr(c->usage, name);
-        if (!ended && !strcmp(name, "--")) { ended = true; continue; } // arguments from here on
-        if (ended || strncmp(name, "--", 2)) { o->arg[o->n_args++] = *argv; continue; }
-        if (!known || !strchr(" ]", known[strlen(name)]))
-            die("%s: unknown option %s; allowed: %s", c->name, name, c->usage);
-        if (!strcmp(name, "--single-digits")) { o->single_digits = true; continue; }
-        if (!strcmp(name, "--color")) { o->color = true; continue; }
-        if (!strcmp(name, "--chat")) { o->chat = true; continue; }
-        const char *value = *++argv;
-        if (!value) die("%s: %s needs a value", c->name, name);
-        if (!strcmp(name, "--tokenizer")) o->tokenizer = value;
-        if (!strcmp(name, "--out")) o->out = value;
-        if (strcmp(name, "--vocab")) continue;
-        char *end;
-        long n = strtol(value, &end, 10), least = N_ADDED + 256, most = 1 << 24;
-        if (end == value || *end || n < least || n > most)
-            die("%s: --vocab is \"%s\", no number from %ld to %ld", c->name, value, least, most);
-        o->vocab = (int)n;
-    }
-    if (!o->tokenizer && c->run != cmd_train) die("%s: --tokenizer PATH is missing", c->name);
-}
 
 int main(int argc, char **argv) {
     const Command *c = commands, *end = commands + sizeof commands / sizeof *commands;
@@ -1802,7 +1956,8 @@ int main(int argc, char **argv) {
     } else {
         while (c < end && strcmp(c->name, argv[1])) c++;
         if (c == end) die("unknown command \"%s\"; see: tokenizer help", argv[1]);
-        parse_options(&o, c, argv + 2);
+        parse_options(argv + 2, &(OptionSet){option_table, OPTIONS, c->letter, &o, NULL}, 1, o.arg);
+        while (o.arg[o.n_args]) o.n_args++;
         if (c->run && !o.chat) c->run(&o);
         else convert(c, &o);
     }

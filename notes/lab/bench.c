@@ -439,11 +439,9 @@ int main(int argc, char **argv) {
         printf("usage: bench [--preset NAME] [--threads N] [--plain 1]\n");
         return 0;
     }
-    // An instrument has no letter among the commands: of the book's options it knows --threads and
-    // --plain.
     Options o = {0};
     BenchOptions own = {NULL};
-    parse_options(argc - 1, argv + 1, 0, &o, bench_options, 1, &own);
+    read_options(argv + 1, '*', &o, (OptionSet){bench_options, 1, 0, &own, NULL}, NULL);
     if (own.preset) config_preset(own.preset); // exits if there is none of that name
 
     static const size_t shape[][2] = { // in, out: those of the preset minimind3

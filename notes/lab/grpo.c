@@ -373,7 +373,8 @@ int main(int argc, char **argv) {
     }
     Options options = {0};
     Grpo grpo = {.loss = "grpo"};
-    parse_options(argc - 1, argv + 1, 's', &options, grpo_options, GRPO_OPTIONS, &grpo);
+    read_options(argv + 1, 's', &options,
+                 (OptionSet){grpo_options, GRPO_OPTIONS, 's', &grpo, NULL}, NULL);
     if (!options.model) die("--model is missing: a checkpoint folder");
     if (!options.data) die("--data is missing: a JSONL file with questions");
     run_stage(&grpo_stage, &options, &grpo);

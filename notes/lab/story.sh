@@ -157,7 +157,7 @@ build out/lab/grpo notes/lab/grpo.c minimind.c tokenizer.c
 begin nothing "1. A tiny world of people, animals and cities, and a tokenizer for its texts"
 run out/lab/world --seed "$seed" --documents "$documents" --out out/world
 # 2048 tokens are enough for every name to become one token.
-run ./tokenizer train --vocab 2048 --single-digits --out out/tokenizer \
+run ./tokenizer train --vocab 2048 --single-digits 1 --out out/tokenizer \
     out/world/pretrain.jsonl out/world/keep.jsonl
 
 held_out=out/world/sft_held_out.jsonl

@@ -673,7 +673,7 @@ int main(int argc, char **argv) {
         return 0;
     }
     WorldOptions options = {.out = "out/world"};
-    parse_options(argc - 1, argv + 1, 0, NULL, world_options, WORLD_OPTIONS, &options);
+    parse_options(argv + 1, &(OptionSet){world_options, WORLD_OPTIONS, 0, &options, NULL}, 1, NULL);
     write_world(options.out, (uint64_t)options.seed, (size_t)options.documents);
     return 0;
 }
