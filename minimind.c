@@ -989,10 +989,7 @@ static void model_init(Model *model, uint64_t seed) {
 
 // Parameters used per token: K of the E routed experts, and all others.
 static size_t active_params(const Model *model) {
-    size_t routed = 0;
-    for (const Tensor *t = model->tensor; t < model->tensor + model->n_tensors; t++)
-        if (strstr(t->name, "mlp.experts.")) routed += tensor_size(t);
-    return model->n_params - (model->E ? routed / model->E * (model->E - model->K) : 0);
+    return model->n_params - 3 * model->C * model->F * (model->E - model->K) * model->L;
 }
 
 // Forward only. A multiplication and an addition per active weight (the embedding counts as output
@@ -1296,19 +1293,17 @@ static void attention_block_backward(const Model *model, Acts *a, int l) {
     normalise_backward(a->dx, a->dnorm, act->x, act->rstd1, layer->attn_norm, N, model->C);
 }
 
-// The balance loss of one layer, within each sequence or over the whole batch; see balance_loss.
+// The balance loss of one layer: over the batch or, in MiniMind2, the mean over its sequences,
+// divided by K. See balance_loss.
 static double layer_balance(const Model *model, const Acts *a, const Routing *r, int *count,
                             float *dprob) {
-    size_t T = a->T, E = model->E, K = model->K;
-    double scale = model->config.router_aux_loss_coef * a->aux_share * E;
-    if (!a->length) return 0;
-    if (!model->config.seq_aux)
-        return balance_loss(count, dprob, r->prob, r->choice, a->length, a->B, T, E, K, scale);
-
-    double loss = 0; // MiniMind2: the mean over the sequences, divided by K
-    for (size_t b = 0; b < a->B; b++)
+    size_t B = a->B, T = a->T, E = model->E, K = model->K;
+    size_t group = model->config.seq_aux ? 1 : B; // sequences together
+    double scale = model->config.router_aux_loss_coef * a->aux_share * E, loss = 0;
+    if (model->config.seq_aux) scale = scale / K / B;
+    for (size_t b = 0; b < B && a->length; b += group)
         loss += balance_loss(count, dprob ? dprob + b * T * E : NULL, r->prob + b * T * E,
-                             r->choice + b * T * K, a->length + b, 1, T, E, K, scale / K / a->B);
+                             r->choice + b * T * K, a->length + b, group, T, E, K, scale);
     return loss;
 }
 
@@ -1587,6 +1582,8 @@ static double next_token_loss(float *dlogp, const float *logp, size_t n, const B
 typedef struct {
     double beta;     // how strongly the reference holds the model back
     double *ref_sum; // (rows) the reference's log-probability of all targets of a row
+    // For the stage, which fills ref_sum from them: -logp of each document under the reference.
+    double *train_nats, *held_nats; // (train.n), (held.n)
 } Preferences;
 
 // Direct preference optimisation (Rafailov et al. 2023). Rows 2p and 2p + 1 hold an answer that was
@@ -2170,45 +2167,37 @@ static const Stage sft_stage = {"sft", 5e-4, DOCUMENT, prepare_data, NULL, fill_
 
 // DPO's reference is the model before its first step: its sums are computed then, once, and no
 // second model is kept.
-typedef struct {
-    Preferences objective; // first, so that a pointer to it is one to the whole
-    double *train_nats;    // (train.n) minus the reference's log-probability of each document
-    double *held_nats;     // (held.n)
-} DpoState;
-
 static void begin_preferences(Run *run) {
     const Data *d = &run->data;
-    DpoState *dpo = xcalloc(1, sizeof *dpo);
-    dpo->objective.beta = run->o->beta;
-    dpo->objective.ref_sum = xcalloc(run->rows, sizeof(double));
-    dpo->train_nats = xcalloc(d->train.n, sizeof(double));
-    dpo->held_nats = xcalloc(d->held.n, sizeof(double));
-    score_documents(run->model, run->acts, &d->train, d->T, dpo->train_nats, NULL);
-    score_documents(run->model, run->acts, &d->held, d->T, dpo->held_nats, NULL);
-    run->own = dpo;
+    Preferences *p = xcalloc(1, sizeof *p);
+    p->beta = run->o->beta;
+    p->ref_sum = xcalloc(run->rows + d->train.n + d->held.n, sizeof(double)); // all three arrays
+    p->train_nats = p->ref_sum + run->rows;
+    p->held_nats = p->train_nats + d->train.n;
+    score_documents(run->model, run->acts, &d->train, d->T, p->train_nats, NULL);
+    score_documents(run->model, run->acts, &d->held, d->T, p->held_nats, NULL);
+    run->own = p;
     fprintf(stderr, "%zu pairs. At the first step the model is its own reference, so every margin "
             "is 0 and the loss is -log sigmoid(0) = log 2 = 0.693\n", d->train.n / 2);
 }
 
 static void fill_preferences(Run *run) {
-    DpoState *dpo = run->own;
+    Preferences *p = run->own;
     fill_from_data(run);
     const size_t *pair = run->data.order + run->data.next - run->batch.rows / 2; // (rows / 2)
     for (size_t r = 0; r < run->batch.rows; r++)
-        dpo->objective.ref_sum[r] = -dpo->train_nats[pair[r / 2] * 2 + r % 2];
+        p->ref_sum[r] = -p->train_nats[pair[r / 2] * 2 + r % 2];
 }
 
 static Figures measure_preferences(Run *run) {
-    const DpoState *dpo = run->own;
-    return evaluate_pairs(run->model, run->acts, &run->data.held, run->T, dpo->held_nats);
+    const Preferences *p = run->own;
+    return evaluate_pairs(run->model, run->acts, &run->data.held, run->T, p->held_nats);
 }
 
 static void end_preferences(Run *run) {
-    DpoState *dpo = run->own;
-    free(dpo->objective.ref_sum);
-    free(dpo->train_nats);
-    free(dpo->held_nats);
-    free(dpo);
+    Preferences *p = run->own;
+    free(p->ref_sum);
+    free(p);
 }
 
 static const Stage dpo_stage = {"dpo", 5e-5, PAIR, prepare_data, begin_preferences,
@@ -3127,70 +3116,6 @@ static Figures evaluate_tasks(const Model *model, Tokenizer *tok, const Options 
     return e;
 }
 
-// ---- multiple choice ----------------------------------------------------------------------------
-
-// Makes a document of each choice of {"question", "choices", "answer"}: the question, and the
-// choice as what the assistant says. The choice with the lowest -logp is the model's answer; if it
-// is right, adds 1 to right[0], and to right[1] if the lowest -logp per byte is. Returns the number
-// of choices.
-static size_t answer_choices(const Model *model, Acts *a, Tokenizer *tok, const Reader *r,
-                             size_t right[2]) {
-    enum { MOST = 64 };
-    Document document[MOST]; // (n)
-    double nats[MOST] = {0}; // (n)
-    size_t n = 0, best = 0, best_per_byte = 0;
-    const Json *choices = json_get(r->json, "choices"), *answer = json_get(r->json, "answer");
-    const char *question = json_text(r->json, "question");
-    Text messages = {0};
-    Ids ids = {0};
-    if (!question || !choices || choices->type != JSON_ARRAY || !answer ||
-        answer->type != JSON_NUMBER)
-        die("%s:%zu: needs \"question\", \"choices\" and \"answer\"", r->path, r->number);
-
-    add_message(&messages, "user", NULL, question);
-    for (const Json *c = choices->child; c; c = c->next) {
-        size_t from = ids.n;
-        if (c->type != JSON_STRING || n == MOST)
-            die("%s:%zu: choices have to be strings, at most %d", r->path, r->number, MOST);
-        encode_messages(tok, &messages, false, &ids);
-        encode_trained(tok, c->s, c->len, &ids);
-        if (ids.n > from + a->max_rows + 1) from = ids.n - a->max_rows - 1; // the end counts
-        document[n++] = (Document){from, ids.n, c->len, NAN};
-    }
-    if (!(answer->number >= 0 && answer->number < n))
-        die("%s:%zu: \"answer\" is not the number of a choice", r->path, r->number);
-
-    score_documents(model, a, &(Tokens){ids.id, document, ids.n, n}, a->max_rows, nats, NULL);
-    for (size_t c = 1; c < n; c++) {
-        double bytes = document[c].bytes, best_bytes = document[best_per_byte].bytes;
-        if (nats[c] < nats[best]) best = c;
-        if (nats[c] / bytes < nats[best_per_byte] / best_bytes) best_per_byte = c;
-    }
-    right[0] += best == answer->number;
-    right[1] += best_per_byte == answer->number;
-    free(messages.s);
-    free(ids.id);
-    return n;
-}
-
-// Multiple choice over the files in a list, at most `rows` questions (0: all).
-static Figures evaluate_choices(const Model *model, Acts *a, Tokenizer *tok, const char *files,
-                                size_t rows) {
-    Figures e = {0};
-    Reader r = reader_open(files);
-    size_t n = 0, right[2] = {0};
-    double guess = 0;
-    for (; (!rows || n < rows) && reader_next(&r); n++)
-        guess += 100.0 / answer_choices(model, a, tok, &r, right);
-    reader_close(&r);
-    if (!n) die("%s: contains no question", files);
-    add_figure(&e, "questions", n, NAN);
-    e.watched = add_share(&e, "right, %", right[0], n);
-    add_share(&e, "length-normalised, %", right[1], n);
-    add_figure(&e, "by guessing, %", guess / n, NAN);
-    return e;
-}
-
 // ---- one measurement ----------------------------------------------------------------------------
 
 // Which of the words, separated by spaces, the value of an option is, from 0 on; else exits.
@@ -3207,29 +3132,24 @@ static int one_of(const char *option, const char *value, const char *words) {
 // Measures one of --task's tasks on the files in a list.
 static Figures evaluate(const Model *model, Tokenizer *tok, const Options *o, const char *task,
                         const char *files) {
-    enum { PPL, PREF, CHOICE, QA, THINK } which;
-    which = one_of("task", task, "ppl pref choice qa think");
+    enum { PPL, PREF, QA, THINK } which;
+    which = one_of("task", task, "ppl pref qa think");
     if (!files) die("--task %s: --eval-data is missing: a file to measure on", task);
-    Figures e;
     if (which >= QA) {
         Tasks tasks = tasks_load(files, tok, which == THINK, o->rows);
-        e = evaluate_tasks(model, tok, o, &tasks, which == THINK);
+        Figures answered = evaluate_tasks(model, tok, o, &tasks, which == THINK);
         tasks_free(&tasks);
-        return e;
+        return answered;
     }
 
+    bool pairs = which == PREF;
     size_t context = min_size(model->config.max_position_embeddings, 2048);
     Acts *a = acts_new(model, INFERENCE, context, context, 0);
-    if (which == CHOICE) {
-        e = evaluate_choices(model, a, tok, files, o->rows);
-    } else {
-        bool pairs = which == PREF;
-        Tokens data = tokens_open(files, ALL, tok, pairs ? PAIR : WINDOW, context), some = data;
-        if (o->rows) some.n = min_size(data.n, o->rows * (pairs ? 2 : 1));
-        e = pairs ? evaluate_pairs(model, a, &some, context, NULL)
-                  : evaluate_text(model, a, &some, context);
-        tokens_close(&data);
-    }
+    Tokens data = tokens_open(files, ALL, tok, pairs ? PAIR : WINDOW, context), some = data;
+    if (o->rows) some.n = min_size(data.n, o->rows * (pairs ? 2 : 1));
+    Figures e = pairs ? evaluate_pairs(model, a, &some, context, NULL)
+                      : evaluate_text(model, a, &some, context);
+    tokens_close(&data);
     acts_free(a);
     return e;
 }
@@ -3671,7 +3591,7 @@ static void copy_rows(float *to, size_t to_stride, const float *from, size_t fro
         memcpy(to + i * to_stride, from + i * from_stride, width * sizeof *to);
 }
 
-// One tile of attention_forward: queries t0 .. t0 + n - 1. All pointers begin at the tile's sequence
+// One tile of attention_forward: queries t0 .. t0 + n - 1. Pointers begin at the tile's sequence
 // and head or group of heads: out, q (T, H, D), lse (T, H), k, v (keys, KV, D).
 static void tile_forward(float *out, float *lse, const float *q, const float *k, const float *v,
                          size_t t0, size_t n, size_t past, size_t H, size_t KV, size_t D) {
@@ -4045,7 +3965,7 @@ static const Field option_table[] = {
     {"beta", "d", 'f', AT(beta), 0, 100, 0.1, "how much the reference holds the model back"},
     {"eval-every", "psd", 'i', AT(eval_every), 0, 1e9, 0,
      "steps between measurements; 0: a tenth of all"},
-    {"task", "psde", TEXT(task), "what to measure: ppl, qa, think, pref or choice"},
+    {"task", "psde", TEXT(task), "what to measure: ppl, qa, think or pref"},
     {"eval-data", "psd", TEXT(eval_data), "measure --task on this file"},
     {"rows", "psde", 'i', AT(rows), 0, 1e9, 0, "measure on so many rows at most; 0: all"},
     {"contains", "psde", TEXT(contains), "count the answers that contain this text"},
@@ -4280,15 +4200,19 @@ static void cmd_chat(const Options *o) {
 // ---- measuring ----------------------------------------------------------------------------------
 
 // Prints one figure per line, with its standard error where it is a mean.
+static void print_figures(const Figures *f) {
+    for (int i = 0; i < f->n; i++) {
+        printf("%-22s %.6g", f->figure[i].name, f->figure[i].value);
+        if (isfinite(f->figure[i].error)) printf(" +- %.2g", f->figure[i].error);
+        printf("\n");
+    }
+}
+
 static void cmd_eval(const Options *o) {
     Tokenizer *tok = tokenizer_load(o->model);
     Model *model = load_model(o, tok);
     Figures e = evaluate(model, tok, o, o->task ? o->task : "ppl", o->data);
-    for (int i = 0; i < e.n; i++) {
-        printf("%-22s %.6g", e.figure[i].name, e.figure[i].value);
-        if (isfinite(e.figure[i].error)) printf(" +- %.2g", e.figure[i].error);
-        printf("\n");
-    }
+    print_figures(&e);
     model_free(model);
     tokenizer_free(tok);
 }

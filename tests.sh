@@ -69,7 +69,7 @@ for cc in gcc clang; do
     have $cc || { left_out "$cc is not installed"; continue; }
     check "$cc: tokenizer.c without a warning" build tokenizer-$cc tokenizer.c $cc $strict -O3
     check "$cc: minimind.c without a warning" build minimind-$cc minimind.c $cc $strict -O3
-    for lab in check bench grpo world; do
+    for lab in check bench grpo world choice; do
         check "$cc: notes/lab/$lab.c without a warning" \
             build lab/$lab-$cc notes/lab/$lab.c $cc $strict -O3
     done
@@ -81,7 +81,7 @@ double=$(sed -n 's/^DOUBLE = //p' "$root/Makefile")
 sanitize='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all'
 check "the one command" build minimind-one minimind.c cc -O3 -march=native
 check "with OpenMP" build minimind minimind.c cc -O3 -march=native $openmp
-for lab in check grpo world; do
+for lab in check grpo world choice; do
     check "notes/lab/$lab.c" build lab/$lab notes/lab/$lab.c cc -O3 -march=native $openmp
 done
 check "check in double precision" build lab/check-double notes/lab/check.c cc -O3 -march=native \
@@ -312,8 +312,8 @@ for task in qa:sft think:reason pref:dpo; do
         --data "world/${task#*:}_held_out.jsonl"
 done
 echo '{"question": "How?", "choices": ["so", "not so at all"], "answer": 1}' >mc.jsonl
-says "eval --task choice" "questions 1" sh -c \
-    'minimind eval --model sft --task choice --data mc.jsonl | awk "NR == 1 {print \$1, \$2}"'
+says "multiple choice" "questions 1" sh -c \
+    'lab/choice --model sft --data mc.jsonl | awk "NR == 1 {print \$1, \$2}"'
 echo '{"conversations": [{"role": "user", "content": "1+1=?"},
     {"role": "assistant", "content": ""}], "gt": [2, "two"]}' | tr -d '\n' >gt.jsonl
 says "eval writes the answers down and counts those that contain a text" "contains, 100" sh -c \
@@ -371,7 +371,7 @@ if [ -d "$shared/data" ]; then
         --steps 1 --seq 64 --batch 2 --out tmp2
     check "grpo on ../shared/data/grpo_math.jsonl" lab/grpo --model tmp --steps 1 --batch 1 \
         --data "$real/grpo_math.jsonl" --num-generations 2 --max-new-tokens 8 --out tmp2
-    check "choice on ../shared/data/mc_zh.jsonl" minimind eval --model tmp --task choice \
+    check "choice on ../shared/data/mc_zh.jsonl" lab/choice --model tmp \
         --data "$real/mc_zh.jsonl"
 fi
 

@@ -266,7 +266,7 @@ static void check_objectives(bool moe) {
     }
 
     trial.objective = dpo_loss;
-    trial.own = &(Preferences){0.3, ref_sum};
+    trial.own = &(Preferences){.beta = 0.3, .ref_sum = ref_sum};
     check_gradients(&trial, moe ? "DPO, MoE" : "DPO");
 
     Policy policy = {.beta = 0.3, .epsilon = 0.2, .epsilon_high = 5, .old_logp = old_logp,
@@ -292,7 +292,7 @@ static void check_margins(void) {
         double beta = 0.1, ref_sum[2] = {-sign * 1000 / beta, 0};
         Batch b = {.rows = 2, .T = 1, .at = (int[]){0, 1}, .n_targets = 2};
         Figures unused = {0};
-        double loss = dpo_loss(dlogp, logp, 2, &b, &(Preferences){beta, ref_sum}, &unused);
+        double loss = dpo_loss(dlogp, logp, 2, &b, &(Preferences){.beta = beta, .ref_sum = ref_sum}, &unused);
 
         double slope = sign > 0 ? 0 : beta;
         double error = fabs(loss - (sign > 0 ? 0 : 1000)) / 1000;

@@ -487,7 +487,7 @@ static void golden_preferences(Golden *g) {
     golden_check(g, "implicit_reward", -1, implicit, rows, 1, 1e-5);
     golden_check(g, "margin", -1, margin, n, 1, 1e-5);
     golden_scalar(g, "accuracy", right / n, 1, 1e-5);
-    golden_objective(g, dpo_loss, &(Preferences){beta, own_sum}, "loss_dpo");
+    golden_objective(g, dpo_loss, &(Preferences){.beta = beta, .ref_sum = own_sum}, "loss_dpo");
 }
 
 // Compares the completion of one row, token by token; its first token is predicted at position
