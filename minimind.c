@@ -18,8 +18,8 @@
 //     x (T, 768) --+--> RMSNorm --> q (T, 8, 96), k and v (T, 4, 96) --> norm and rotate q and k
 //                  |    --> causal attention (query heads 2j and 2j + 1 read key/value head j)
 //                  |    --> o_proj (T, 768) --+
-//                  +--------------------------+--> x_mid --+--> RMSNorm
-//                       --> down(silu(gate(x)) * up(x)), inner width 2432 --+
+//                  +--------------------------+--> x_mid --+--> RMSNorm --> y
+//                       --> down(silu(gate(y)) * up(y)), inner width 2432 --+
 //                                                          +----------------+--> x of next block
 //
 // Before the first block comes the embedding (V, C); after the last block an RMSNorm and the same
@@ -32,7 +32,7 @@
 //
 //     B  sequences in a batch     H   query heads             F  inner width of a feed-forward
 //     T  tokens in a sequence     KV  key/value heads         E  routed experts
-//     N  rows, B * T              G   H / KV, a group         K  experts per token
+//     N  tokens, B * T            G   H / KV, a group         K  experts per token
 //     C  hidden size              D   head_dim                S  shared experts (see all tokens)
 //                                 L   layers                  V  vocabulary size
 //
@@ -79,7 +79,7 @@
 // helpers (die, xcalloc, Text, ...), each introduced here where it is first used. notes/lab/ holds
 // the instruments that check and measure this file.
 
-#define MINIMIND // tokenizer.c: leave out your own main() and commands
+#define MINIMIND // tokenizer.c then leaves out its main() and commands
 #include "tokenizer.c"
 #include <float.h>
 #include <inttypes.h>
@@ -160,7 +160,7 @@ static void gather_rows_backward(float *dfrom, const float *dto, const int *inde
 // ---- RMSNorm (Zhang and Sennrich 2019) ----------------------------------------------------------
 
 // y[c] = w[c] x[c] r  with  r = 1 / sqrt(mean(x^2) + eps), for each row of x (n, C); w (C). Keeps r
-// in rstd (n).
+// in rstd (n), the reciprocal of a kind of standard deviation.
 static void rmsnorm_forward(float *y, float *rstd, const float *x, const float *w, size_t n,
                             size_t C, float eps) {
     for (size_t i = 0; i < n; i++) {
@@ -206,19 +206,20 @@ static void rmsnorm_backward(float *dx, float *dw, const float *dy, const float 
 
 // ---- rotary positions (RoPE, Su et al. 2021) ----------------------------------------------------
 
-// For each token attention has queries and keys, rows of D numbers called heads (see below), and
-// compares a query with a key by their dot product, which does not depend on positions. RoPE
-// rotates both first, each by an angle proportional to its position. A head of D components is D/2
-// planes; plane i holds the components i and i + D/2, and position p turns it by the angle a = p *
-// frequency[i], where frequency[i] = theta^(-2i/D) comes from rope_frequency() in chapter 3:
+// Attention (next section) compares a query, a row of D numbers, with a key of the same size by
+// their dot product, which does not depend on where the two tokens are. So RoPE first rotates every
+// query and every key by an angle proportional to the position of its token. Such a row of D
+// numbers is called a head. It has D/2 planes; plane i holds the components i and i + D/2. At
+// position t it turns by a = t * frequency[i], where frequency[i] = theta^(-2i/D) comes from
+// rope_frequency() in chapter 3:
 //
 //     ( y[i]       )   ( cos a  -sin a ) ( x[i]       )
 //     ( y[i + D/2] ) = ( sin a   cos a ) ( x[i + D/2] )
 //
-// Rotate q at position m and k at position n, in a plane of frequency f. Since R(a)^T = R(-a) and
+// Rotate q at position s and k at position t, in a plane of frequency f. Since R(a)^T = R(-a) and
 // R(a) R(b) = R(a + b),
 //
-//     (R(m f) q) . (R(n f) k) = q^T R(m f)^T R(n f) k = q^T R((n - m) f) k
+//     (R(s f) q) . (R(t f) k) = q^T R(s f)^T R(t f) k = q^T R((t - s) f) k
 //
 // The score depends on the two positions only through their difference.
 //
@@ -232,21 +233,22 @@ static void rmsnorm_backward(float *dx, float *dw, const float *dy, const float 
 static void rope(float *x, const float *cosine, const float *sine, float direction, size_t B,
                  size_t T, size_t heads, size_t D) {
     for (size_t row = 0; row < B * T * heads; row++) {
-        const float *cos_t = cosine + row / heads % T * (D / 2); // (D/2)
-        const float *sin_t = sine + row / heads % T * (D / 2);   // (D/2)
-        float *x_row = x + row * D;                              // (D)
+        size_t t = row / heads % T;                // row = (b T + t) heads + head
+        const float *cos_t = cosine + t * (D / 2); // (D/2)
+        const float *sin_t = sine + t * (D / 2);   // (D/2)
+        float *x_row = x + row * D;                // (D)
 
         for (size_t i = 0, j = D / 2; i < D / 2; i++, j++) {
-            float x_i = x_row[i], x_j = x_row[j], s = direction * sin_t[i];
-            x_row[i] = x_i * cos_t[i] - x_j * s;
-            x_row[j] = x_j * cos_t[i] + x_i * s;
+            float x_i = x_row[i], x_j = x_row[j], sin_a = direction * sin_t[i];
+            x_row[i] = x_i * cos_t[i] - x_j * sin_a;
+            x_row[j] = x_j * cos_t[i] + x_i * sin_a;
         }
     }
 }
 
 // ---- softmax ------------------------------------------------------------------------------------
 
-// log sum_j e^x[j] of x (n). With m = max x it is m + log sum_j e^(x[j] - m), where no exponent is
+// log sum_j e^x[j] of x (n), computed as max + log sum_j e^(x[j] - max), where no exponent is
 // positive: nothing overflows, whatever the size of x.
 static float log_sum_exp(const float *x, size_t n) {
     float max = x[0], sum = 0;
@@ -256,7 +258,8 @@ static float log_sum_exp(const float *x, size_t n) {
 }
 
 // p[j] = e^x[j] / sum_i e^x[i], for each row of x (n, width). Subtracting the row's maximum from
-// all x changes no p: it cancels. (e^(x[j] - log_sum_exp) would lose digits where x is large.)
+// all x changes no p: it cancels. (Attention and logp_backward compute e^(x[j] - lse), because they
+// keep only lse; that loses a few digits where |x| is large.)
 static void softmax_forward(float *p, const float *x, size_t n, size_t width) {
     for (size_t i = 0; i < n; i++) {
         const float *x_i = x + i * width; // (width)
@@ -271,11 +274,11 @@ static void softmax_forward(float *p, const float *x, size_t n, size_t width) {
     }
 }
 
-// With S = sum_j e^x[j], the forward line is  p[i] = e^x[i] / S,  and the derivative of S by x[j]
+// With Z = sum_j e^x[j], the forward line is  p[i] = e^x[i] / Z,  and the derivative of Z by x[j]
 // is e^x[j]. By the quotient rule, with delta_ij = 1 if i = j, else 0, the derivative of p[i] by
 // x[j] is
 //
-//     (delta_ij e^x[i] S - e^x[i] e^x[j]) / S^2 = p[i] (delta_ij - p[j])
+//     (delta_ij e^x[i] Z - e^x[i] e^x[j]) / Z^2 = p[i] (delta_ij - p[j])
 //
 // The loss depends on x[j] through every p[i]. The sum over i of dp[i] p[i] (delta_ij - p[j]) is
 //
@@ -301,8 +304,8 @@ static void softmax_backward(float *dx, const float *dp, const float *p, size_t 
 //
 // Why 1 / sqrt(D): if the components of q and k are independent with mean 0 and variance 1, q . k
 // is a sum of D products of variance 1, so its variance is D. Divided by sqrt(D), the scores have
-// variance 1. Without it one p[j] would be nearly 1 and the others nearly 0, and so would be all
-// gradients ds[j] below: nothing would be learned.
+// variance 1. Without it one p[j] would be nearly 1 and the others nearly 0. Then every gradient
+// ds[j] below would be nearly 0, and the model would learn almost nothing.
 //
 // For the backward pass one number per row is kept, lse = log sum_j e^s[j]. It suffices:
 // p[j] = e^(s[j] - lse). scores (n) is work space.
@@ -364,8 +367,8 @@ static void attention_row_backward(float *dq, float *dk, float *dv, const float 
 }
 
 // All rows. q and out (B, T, H, D); k and v (B, past + T, KV, D); keeps lse (B, T, H). Before the T
-// keys that belong to these T queries there may be `past` earlier ones: this is how a KV cache
-// enters. In training past = 0.
+// keys that belong to these T queries there may be `past` ones of earlier calls: the KV cache of
+// chapter 8. In training past = 0.
 //
 //     key        0 1 2 3          query head      0 1 | 2 3 | 4 5 | 6 7     H = 8, KV = 4, G = 2
 //     query 0    x                key/value head   0  |  1  |  2  |  3
@@ -386,10 +389,10 @@ static void attention_forward(float *out, float *lse, const float *q, const floa
     for (size_t b = 0; b < B; b++)
         for (size_t t = 0; t < T; t++)
             for (size_t h = 0; h < H; h++) {
-                size_t row = (b * T + t) * H + h;
+                size_t query = (b * T + t) * H + h;
                 size_t key0 = (b * (past + T) * KV + h / G) * D; // the first key of this head
-                attention_row_forward(out + row * D, lse + row, scores, q + row * D, k + key0,
-                                      v + key0, past + t + 1, KV * D, D);
+                attention_row_forward(out + query * D, lse + query, scores, q + query * D,
+                                      k + key0, v + key0, past + t + 1, KV * D, D);
             }
     free(scores);
 }
@@ -407,10 +410,10 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *dou
     for (size_t b = 0; b < B; b++)
         for (size_t t = 0; t < T; t++)
             for (size_t h = 0; h < H; h++) {
-                size_t row = (b * T + t) * H + h, key0 = (b * T * KV + h / G) * D;
-                attention_row_backward(dq + row * D, dk + key0, dv + key0, dout + row * D,
-                                       out + row * D, lse[row], q + row * D, k + key0, v + key0,
-                                       t + 1, KV * D, D);
+                size_t query = (b * T + t) * H + h, key0 = (b * T * KV + h / G) * D;
+                attention_row_backward(dq + query * D, dk + key0, dv + key0, dout + query * D,
+                                       out + query * D, lse[query], q + query * D, k + key0,
+                                       v + key0, t + 1, KV * D, D);
             }
 }
 
@@ -439,10 +442,10 @@ static void swiglu_backward(float *dgate, float *dup, const float *dh, const flo
 // ---- the router of a mixture of experts ---------------------------------------------------------
 
 // Each token goes to the K experts with the highest probability. From prob (N, E), a softmax of the
-// router's scores, to choice (N, K), the chosen experts, most probable first, and weight (N, K), by
-// which their outputs are multiplied: the probability itself, or, with `renormalise`, the
-// probability divided by the sum of the K chosen ones.
-static void router_forward(float *weight, int *choice, const float *prob, size_t N, size_t E,
+// router's scores, to choice (N, K), the chosen experts, most probable first, and mix (N, K), the
+// factors of their outputs: the probability itself, or, with `renormalise`, the probability divided
+// by the sum of the K chosen ones.
+static void router_forward(float *mix, int *choice, const float *prob, size_t N, size_t E,
                            size_t K, bool renormalise) {
     for (size_t n = 0; n < N; n++) {
         const float *p = prob + n * E; // (E)
@@ -456,35 +459,35 @@ static void router_forward(float *weight, int *choice, const float *prob, size_t
                 if (!taken && (best < 0 || p[e] > p[best])) best = e;
             }
             choice[n * K + k] = best;
-            weight[n * K + k] = p[best];
+            mix[n * K + k] = p[best];
             sum += p[best];
         }
-        for (size_t k = 0; k < K && renormalise; k++) weight[n * K + k] /= sum;
+        if (renormalise)
+            for (size_t k = 0; k < K; k++) mix[n * K + k] /= sum;
     }
 }
 
-// From dweight (N, K) to dprob (N, E), which is accumulated. Which experts are in the top K is a
+// From dmix (N, K) to dprob (N, E), which is accumulated. Which experts are in the top K is a
 // constant for the gradient: a small change of the scores does not change the choice. The router
-// learns through the weights of the chosen experts alone.
+// learns through the factors of the chosen experts alone.
 //
-//   raw:           weight_k = p_k,  so  dp_k = dweight_k
-//   renormalised:  weight_k = p_k / s  with  s = sum_j p_j over the chosen experts. The derivative
-//                  of weight_j by p_k is (delta_jk - weight_j) / s, and so
-//                  dp_k = (dweight_k - sum_j weight_j dweight_j) / s.
+//   raw:           mix_k = p_k,  so  dp_k = dmix_k
+//   renormalised:  mix_k = p_k / s  with  s = sum_j p_j over the chosen experts. The derivative of
+//                  mix_j by p_k is (delta_jk - mix_j) / s, and so
+//                  dp_k = (dmix_k - sum_j mix_j dmix_j) / s.
 //
-// For K = 1 the renormalised weight is always 1, and the last line is (dweight - 1 * dweight) / s:
+// For K = 1 the renormalised factor is always 1, and the last line is (dmix - 1 * dmix) / s:
 // exactly zero. Such a router learns from the balance loss only (MiniMind's issue 858).
-static void router_backward(float *dprob, const float *dweight, const float *weight,
-                            const int *choice, const float *prob, size_t N, size_t E, size_t K,
-                            bool renormalise) {
+static void router_backward(float *dprob, const float *dmix, const float *mix, const int *choice,
+                            const float *prob, size_t N, size_t E, size_t K, bool renormalise) {
     for (size_t n = 0; n < N; n++) {
-        float s = renormalise ? 0 : 1, shared = 0; // shared: sum_j weight_j dweight_j
+        float s = renormalise ? 0 : 1, shared = 0; // shared: sum_j mix_j dmix_j
         for (size_t i = n * K; renormalise && i < (n + 1) * K; i++) {
             s += prob[n * E + choice[i]];
-            shared += weight[i] * dweight[i];
+            shared += mix[i] * dmix[i];
         }
         for (size_t i = n * K; i < (n + 1) * K; i++)
-            dprob[n * E + choice[i]] += (dweight[i] - shared) / s;
+            dprob[n * E + choice[i]] += (dmix[i] - shared) / s;
     }
 }
 
@@ -503,7 +506,7 @@ static void router_backward(float *dprob, const float *dweight, const float *wei
 // where balanced experts give 0.5 scale; dp_0 = scale / 4 and dp_1 = 0, so that descent lowers p_0.
 //
 // prob (B T, E), choice (B T, K), length (B): sequence b has length[b] real tokens in its T rows;
-// the rest is padding, which has no part in it. Returns the loss; accumulates count_e (E) and dprob
+// the rest is padding, ignored. Returns the loss; accumulates count_e (E) and dprob
 // (B T, E), of which either may be NULL.
 static double balance_loss(int *count_e, float *dprob, const float *prob, const int *choice,
                            const int *length, size_t B, size_t T, size_t E, size_t K,
@@ -560,40 +563,41 @@ static void sort_by_expert(int *first, int *row, int *token, const int *choice, 
     }
 }
 
-// out[n] += sum_k weight[n][k] y[row[n][k]]: the outputs y (N K, C) of the experts, weighted, are
-// added to out (N, C). With all weights 1 (weight NULL) it is the
-// backward pass of copying: a token's gradient is the sum over its K copies.
-static void combine_forward(float *out, const float *y, const float *weight, const int *row,
+// out[n] += sum_k mix[n][k] y[row[n][k]]: the outputs y (N K, C) of the experts, each times its
+// factor, are added to out (N, C). With mix NULL all factors are 1: that is the backward pass of
+// copying, where a token's gradient is the sum over its K copies.
+static void combine_forward(float *out, const float *y, const float *mix, const int *row,
                             size_t N, size_t K, size_t C) {
     for (size_t i = 0; i < N * K; i++) {
-        float factor = weight ? weight[i] : 1;
+        float factor = mix ? mix[i] : 1;
         for (size_t c = 0; c < C; c++) out[i / K * C + c] += factor * y[row[i] * C + c];
     }
 }
 
-// For copy i of token n the forward line is   out[n] += weight_i y_i,   and so
+// For copy i of token n the forward line is   out[n] += mix_i y_i,   and so
 //
-//     dy_i = weight_i dout[n]        dweight_i = dout[n] . y_i
+//     dy_i = mix_i dout[n]        dmix_i = dout[n] . y_i
 //
-// dweight_i is the only signal from the loss of the tokens to the router: negative if more weight
-// on this expert would lower the loss. dy (N K, C) and dweight (N, K) are overwritten.
-static void combine_backward(float *dy, float *dweight, const float *dout, const float *y,
-                             const float *weight, const int *row, size_t N, size_t K, size_t C) {
+// dmix_i is the only signal from the loss of the tokens to the router: negative if a larger factor
+// for this expert would lower the loss. dy (N K, C) and dmix (N, K) are overwritten.
+static void combine_backward(float *dy, float *dmix, const float *dout, const float *y,
+                             const float *mix, const int *row, size_t N, size_t K, size_t C) {
     for (size_t i = 0; i < N * K; i++) {
         const float *dout_n = dout + i / K * C; // (C)
         float sum = 0;
         for (size_t c = 0; c < C; c++) {
             sum += dout_n[c] * y[row[i] * C + c];
-            dy[row[i] * C + c] = weight[i] * dout_n[c];
+            dy[row[i] * C + c] = mix[i] * dout_n[c];
         }
-        dweight[i] = sum;
+        dmix[i] = sum;
     }
 }
 
 // ---- the log-probability of the target ----------------------------------------------------------
 
-// logp[i] = log softmax(logits[i])[target[i]] = logits[i][target[i]] - lse[i], lse the log_sum_exp
-// of the row. logits (n, V), target (n); keeps lse (n).
+// The logits of a token are V scores, one per entry of the vocabulary; softmax makes probabilities
+// of them. logp[i] = log softmax(logits[i])[target[i]] = logits[i][target[i]] - lse[i], where lse
+// is the log_sum_exp of the row. logits (n, V), target (n); keeps lse (n).
 static void logp_forward(float *logp, float *lse, const float *logits, const int *target, size_t n,
                          size_t V) {
     for (size_t i = 0; i < n; i++) {
@@ -607,9 +611,9 @@ static void logp_forward(float *logp, float *lse, const float *logits, const int
 //
 //     dlogits[v] = dlogp * ((v is target) - e^(logits[v] - lse))
 //
-// With dlogp = -1 / n this is the well-known  (softmax - onehot) / n  of cross-entropy. Example:
-// three tokens, softmax (0.7, 0.2, 0.1), target 1, dlogp = -1: dlogits = (0.7, -0.8, 0.1). dlogits
-// (n, V) is overwritten; it may be logits, which are then no longer needed.
+// With dlogp = -1 / n this is the well-known  (softmax - onehot) / n  of cross-entropy. Example: a
+// vocabulary of three, softmax (0.7, 0.2, 0.1), target 1, dlogp = -1: dlogits = (0.7, -0.8, 0.1).
+// dlogits (n, V) is overwritten; it may be logits, which are then no longer needed.
 static void logp_backward(float *dlogits, const float *dlogp, const float *lse, const float *logits,
                           const int *target, size_t n, size_t V) {
     for (size_t i = 0; i < n; i++) {
@@ -621,9 +625,9 @@ static void logp_backward(float *dlogits, const float *dlogp, const float *lse, 
 
 // ---- one switch ---------------------------------------------------------------------------------
 
-// Chapter 11 has a faster version of each function below, with the same arguments. The model calls
-// them through this table, of which there are two: `plain` holds the definitions, `fast` what runs
-// by default. `op` is the one in use; --plain 1 makes it the definitions.
+// Chapter 11 has a faster version of each function in this table, with the same arguments. The
+// model calls them through `op`, which points to one of two tables: `fast` by default, or, with
+// --plain 1, `plain`: the definitions of chapters 2 and 5.
 struct AdamW;
 struct Tensor;
 typedef struct { // __typeof__(f) *f: a pointer to a function of the type of f above
@@ -647,8 +651,8 @@ typedef struct { // __typeof__(f) *f: a pointer to a function of the type of f a
                          double decay, double factor);
     // weights in 16 or 8 bits, of chapter 11; they have no other definition:
     void (*packed_linear)(float *y, const float *x, const struct Tensor *w, size_t n, bool add);
-    void (*unpack_row)(float *to, const struct Tensor *w, size_t row);
-    void (*pack_tensor)(struct Tensor *t, const float *x);
+    void (*unpack_row)(float *to, const struct Tensor *w, size_t row); // to (cols)
+    void (*pack_tensor)(struct Tensor *t, const float *x);             // x (rows, cols)
 } Ops;
 
 static const Ops plain, fast; // filled at the ends of chapters 5 and 11
@@ -657,7 +661,8 @@ static const Ops *op = &fast;
 // =================================================================================================
 // 3. The model
 //
-// A configuration, ONE table of parameters, and the activations. The table is all that allocation,
+// A configuration, ONE table of parameters, and the activations, the arrays that the forward pass
+// fills and the backward pass reads. The table is all that allocation,
 // initialisation, files, AdamW, the gradient check and `info` know about the model: a new tensor is
 // one field of Layer and one line in add_layer(). Dense and MoE are the same code. A dense
 // feed-forward is one expert that every token visits, like the shared experts of MiniMind2; without
@@ -682,9 +687,14 @@ typedef struct {
     double yarn_factor, yarn_beta_fast, yarn_beta_slow, yarn_attention_factor;
 } Config;
 
+// From tokenizer.c: die() prints a message and exits with status 1; field_set() checks a value and
+// stores it; put_defaults() stores the defaults of a table; hash_bytes(), which begins with
+// HASH_START, is the hash FNV-1a.
+
 // The fields of a configuration, in a table (see "Options" in tokenizer.c) that drives reading,
-// checking, writing and help. The default -1 means that config_complete() computes it. The tag is
-// the field's name in MiniMind2's files or, for YaRN, inside config.json's "rope_scaling".
+// checking, writing and help. A line is FIELD(name, kind, tag), smallest, largest, default,
+// help. Kind 'i' is a whole number, 'f' a real one. The value -1 means that config_complete()
+// computes it. The tag is the name in MiniMind2's files or, for YaRN, inside "rope_scaling".
 static const Field config_field[] = {
 #define FIELD(name, kind, tag) #name, tag, kind, offsetof(Config, name)
     {FIELD(vocab_size, 'i', ""), 2, 1 << 24, 1024, "V; set by the tokenizer"},
@@ -752,6 +762,7 @@ static void config_parse(Config *c, const char *fields, const char *where) {
         if (!f) die("%s: no field is called %s", where, name);
         field_set(c, f, value, where);
     }
+    if (fields[strspn(fields, " ")]) die("%s: \"%s\" is not name=value", where, fields);
 }
 
 static Config config_preset(const char *name) {
@@ -774,6 +785,7 @@ static void config_complete(Config *c, const char *where) {
     if (c->head_dim < 0) c->head_dim = C / H;
     if (c->head_dim < 2 || c->head_dim % 2)
         die("%s: head_dim is %ld; RoPE needs an even number", where, c->head_dim);
+
     if (c->num_key_value_heads < 0) c->num_key_value_heads = H;
     if (c->num_key_value_heads == 0 || H % c->num_key_value_heads)
         die("%s: %ld heads cannot share %ld key/value heads", where, H, c->num_key_value_heads);
@@ -785,6 +797,7 @@ static void config_complete(Config *c, const char *where) {
             c->num_experts_per_tok, c->num_experts);
     // At K = 1 a renormalised weight teaches the router nothing: see router_backward.
     if (c->norm_topk_prob < 0) c->norm_topk_prob = c->num_experts_per_tok > 1;
+
     if (c->yarn && c->yarn_original_max < 1) die("%s: yarn needs yarn_original_max", where);
     if (c->yarn_attention_factor < 0) c->yarn_attention_factor = 0.1 * log(c->yarn_factor) + 1;
 }
@@ -794,14 +807,15 @@ static void config_complete(Config *c, const char *where) {
 typedef struct Tensor { // a parameter of the model
     char name[80];           // as in MiniMind's and Qwen3's files
     size_t rows, cols;       // (out, in); a norm is (1, width)
-    size_t offset;           // of its first element among all parameters of the model
+    size_t offset;           // index of its first element among all parameters of the model
     float std;               // initial standard deviation; 0: all ones
     bool decay;              // weight decay: matrices yes, norms no
-    float *weight, *grad;    // (rows, cols) each; NULL until allocated
+    float *weight;           // (rows, cols); NULL if packed
+    float *grad;             // (rows, cols); NULL in inference, and so are the next two
     float *moment1, *moment2; // (rows, cols) AdamW's means of the gradient and of its square
-    int bits;                // 32: `weight` is in use; 16 or 8: the next two, see chapter 11
+    int bits;                // 32: `weight` is in use; 16 or 8: `packed`, see chapter 11
     uint32_t *packed;        // packed weights, 2 or 4 per word
-    float *scale;            // (rows, cols / 64) int8: one per block of 64, times 2^-24
+    float *scale;            // (rows, cols / 64) 8 bits only: one per 64 weights, times 2^-24
 } Tensor;
 
 static size_t tensor_size(const Tensor *t) { return t->rows * t->cols; }
@@ -843,9 +857,9 @@ static Tensor *add_tensor(Model *model, size_t rows, size_t cols, float std, con
 
 enum { LAYER_TENSORS = 9 }; // of add_layer(), without the experts
 
-// Matrices start as normal numbers with mean 0 and standard deviation 0.02. Each of the L blocks
-// adds two terms to the residual stream: their matrices, o and down, are smaller by sqrt(2 L), so
-// that its variance does not grow with depth (GPT-2).
+// Matrices start as random numbers from a normal distribution, mean 0, standard deviation 0.02.
+// Each of the L blocks adds two terms to the residual stream, the outputs of o and of down. These
+// two start smaller by sqrt(2 L), so that the stream's variance does not grow with depth (GPT-2).
 static void add_layer(Model *model, Layer *layer, int l) {
     size_t C = model->C, HD = model->H * model->D, KVD = model->KV * model->D;
     float std = 0.02f, out_std = 0.02f / sqrtf(2 * model->L);
@@ -863,6 +877,7 @@ static void add_layer(Model *model, Layer *layer, int l) {
         layer->k_norm = add_tensor(model, 1, model->D, 0, prefix, "self_attn.k_norm");
     }
     layer->ffn_norm = add_tensor(model, 1, C, 0, prefix, "post_attention_layernorm");
+    // In the files "mlp.gate" is the router; "gate_proj" is the gate of SwiGLU.
     if (E) layer->router = add_tensor(model, model->E, C, std, prefix, "mlp.gate");
 
     layer->expert = xcalloc(model->E + model->S, sizeof *layer->expert);
@@ -881,12 +896,14 @@ static void add_layer(Model *model, Layer *layer, int l) {
 // Builds the table for a complete configuration; allocates no weights yet.
 static Model *model_new(Config c) {
     Model *model = xcalloc(1, sizeof *model);
+    // Dense: E = K = 0 and S = 1. The feed-forward is one expert that every token visits.
     *model = (Model){
         .config = c, .C = c.hidden_size, .H = c.num_attention_heads, .KV = c.num_key_value_heads,
         .G = c.num_attention_heads / c.num_key_value_heads, .D = c.head_dim, .V = c.vocab_size,
         .L = c.num_hidden_layers, .E = c.use_moe ? c.num_experts : 0,
         .K = c.use_moe ? c.num_experts_per_tok : 0, .S = c.use_moe ? c.n_shared_experts : 1,
         .F = c.use_moe ? c.moe_intermediate_size : c.intermediate_size};
+
     size_t most_tensors = 2 + model->L * (LAYER_TENSORS + 3 * (model->E + model->S));
     model->tensor = xcalloc(most_tensors, sizeof *model->tensor);
     model->layer = xcalloc(model->L, sizeof *model->layer);
@@ -897,8 +914,8 @@ static Model *model_new(Config c) {
     return model;
 }
 
-// n floats, all zero, for free(). They begin at a cache line, 64 bytes: a vector load that crosses
-// two lines takes two accesses.
+// n floats, all zero; release with free(). They begin at a cache line, 64 bytes: a vector load that
+// crosses two lines takes two accesses.
 static float *new_floats(size_t n) {
     float *x = n < SIZE_MAX / 16 ? aligned_alloc(64, round_up(n * sizeof *x + 1, 64)) : NULL;
     if (!x) die("out of memory: %zu numbers were asked for", n);
@@ -1003,11 +1020,11 @@ static double flops_per_token(const Model *model, size_t T) {
 
 typedef struct { // how one layer routes its N tokens; see chapter 2
     float *prob;            // (N, E)
-    float *weight, *dweight; // (N, K)
+    float *mix, *dmix;      // (N, K) the factor of each chosen expert's output, and its gradient
     int *choice;            // (N, K) the experts of each token
-    int *row;               // (N, K) where copy k of token n is in gathered
-    int *token;             // (N K) whose copy a row of gathered is
-    int *first;             // (E + S + 1) the rows of each expert
+    int *row;               // (N, K) row of token n's copy k in `gathered`
+    int *token;             // (N K) token of each row of `gathered`
+    int *first;             // (E + S + 1) expert e has rows first[e] .. first[e + 1] - 1
     int *count;             // (E) real tokens that chose each expert, to report its load
 } Routing;
 
@@ -1015,9 +1032,10 @@ typedef struct { // what the forward pass of one layer keeps for its backward pa
     float *x;                 // (N, C) input: the residual stream
     float *norm1, *rstd1;     // (N, C), (N)
     float *q_raw, *k_raw;     // (N, H, D), (N, KV, D) as projected
-    float *q_rstd, *k_rstd;   // (N H), (N KV) of the norms of q and k
+    float *q_rstd, *k_rstd;   // (N H), (N KV) rstd of the norms of q and k
     float *q;                 // (N, H, D) normalised and rotated
-    float *k, *v;             // (N, KV, D), or the KV cache (n_slots, room, KV, D); k as q
+    float *k, *v;             // (N, KV, D), or the KV cache (n_slots, room, KV, D); k normalised
+                              // and rotated
     float *att, *lse;         // (N, H, D), (N, H)
     float *x_mid;             // (N, C) the residual stream after attention
     float *norm2, *rstd2;     // (N, C), (N)
@@ -1027,31 +1045,40 @@ typedef struct { // what the forward pass of one layer keeps for its backward pa
     float *expert_out;        // (N K, C)
 } LayerActs;
 
+enum Mode {
+    INFERENCE, // no gradients; all layers share one set of activations
+    TRAINING,  // every layer keeps its activations
+    RECOMPUTE, // training, but a layer keeps only its input x; the rest is computed again
+};
+
 typedef struct {
-    enum Mode { INFERENCE, TRAINING, RECOMPUTE } mode;
-    size_t max_rows;         // rows that there is memory for
-    size_t n_slots, room;    // KV cache: sequences, and positions of each; room 0: no cache.
-                             // In INFERENCE n_slots rows at most get logits
-    size_t B, T, N;          // of the call in progress
+    enum Mode mode;
+    size_t max_rows;         // most tokens in one pass
+    size_t n_slots;          // KV cache: a slot holds k and v of one sequence. In INFERENCE also
+                             // the most tokens that get logits in one pass
+    size_t room;             // KV cache: positions per slot; 0: no cache
+    size_t B, T, N;          // of the call in progress; in decoding T = 1
     const int *ids;          // (N) its tokens
     const int *length;       // (B) real tokens per sequence, or NULL: no balance loss
     const int *past, *slot;  // (B) with a KV cache: positions already in it; which slot
-    float aux_share;         // the share of this call's rows in those of the optimiser step
+    float aux_share;         // sequences of this pass / sequences of the optimiser step
     double aux_loss;         // balance loss of all layers
-    float *cosine, *sine;    // (positions, D / 2)
+    float *cosine, *sine;    // (P, D / 2), P = room with a KV cache, else max_rows
     LayerActs *layer;        // (L + 1); of the last one only x is used
     float *final_norm, *final_rstd; // (N, C), (N)
     int n_out;                      // rows that need logits
     int *out_row, *target;          // (n_out) which rows, and their targets
     float *out_norm;                // (n_out, C) these rows of final_norm
-    float *logits, *lse;            // (n_out, V), (n_out)
+    float *logits, *lse;            // (n_out, V), (n_out) log_sum_exp of the logits
     float *logp, *dlogp;            // (n_out)
     // Work space that all layers share:
     float *v_raw;                   // (N, KV, D) as projected
     float *score;                   // (N, E) the router's scores
     float *h;                       // (N K + S N, F) silu(gate) * up
     // Gradients, named after what they belong to; training only:
-    float *dx, *dnorm, *dout_norm;  // (N, C) each; dnorm of norm1, norm2 and final_norm
+    float *dx;                      // (N, C) of the residual stream
+    float *dnorm;                   // (N, C) of final_norm, then of norm2 and norm1 of each layer
+    float *dout_norm;               // (n_out, C)
     float *datt, *dq, *dq_raw;      // (N, H, D) each
     float *dk, *dv, *dk_raw;        // (N, KV, D) each
     float *dh, *dgate;              // (N K + S N, F) each
@@ -1087,7 +1114,7 @@ static void layout_layer(const Model *model, Acts *a, LayerActs *act) {
         {&act->q_rstd, N * model->H}, {&act->k_rstd, N * model->KV}, {&act->q, N * HD},
         {&act->att, N * HD}, {&act->lse, N * model->H}, {&act->x_mid, NC}, {&act->norm2, NC},
         {&act->rstd2, N}, {&act->gate, expert_rows * model->F}, {&act->up, expert_rows * model->F},
-        {&r->prob, N * model->E}, {&r->weight, NK}, {&r->dweight, NK},
+        {&r->prob, N * model->E}, {&r->mix, NK}, {&r->dmix, NK},
         {&act->gathered, NK * model->C}, {&act->expert_out, NK * model->C}};
     take_all(a, array, sizeof array / sizeof *array);
     r->first = take(a, model->E + model->S + 1);
@@ -1103,36 +1130,40 @@ static void layout_layer(const Model *model, Acts *a, LayerActs *act) {
 // x too, and there are no gradients. Then k and v alone are kept per layer, if room > 0: that is
 // the KV cache.
 static void layout(const Model *model, Acts *a) {
-    bool cached = a->room > 0, trained = a->mode != INFERENCE;
+    bool cached = a->room > 0, has_gradients = a->mode != INFERENCE;
     size_t N = a->max_rows, NC = N * model->C, HD = model->H * model->D, KVD = model->KV * model->D;
     size_t NK = N * model->K, wide = (NK + N * model->S) * model->F, E = model->E;
     size_t angles = (cached ? a->room : N) * model->D / 2;
     size_t kv_rows = cached ? a->n_slots * a->room : N;
+
     a->size = 0;
     for (size_t l = 0; l <= model->L; l++) {
         LayerActs *act = &a->layer[l];
-        bool own = l == 0 || a->mode == TRAINING, last = l == model->L;
-        if (!own) *act = a->layer[0];
-        if (own || trained) act->x = take(a, NC);
-        if (own && !last) layout_layer(model, a, act);
-        if ((own || cached) && !last) {
+        bool owner = l == 0 || a->mode == TRAINING, last = l == model->L;
+        if (!owner) *act = a->layer[0];
+        if (owner || has_gradients) act->x = take(a, NC);
+        if (owner && !last) layout_layer(model, a, act);
+        if ((owner || cached) && !last) {
             act->k = take(a, kv_rows * KVD);
             act->v = take(a, kv_rows * KVD);
         }
+
         act->route.count = take(a, E); // of every layer, also where they share the rest
     }
 
     const Array array[] = {
         {&a->cosine, angles}, {&a->sine, angles}, {&a->final_norm, NC}, {&a->final_rstd, N},
-        {&a->out_norm, NC}, {&a->logits, (trained ? N : a->n_slots) * model->V}, {&a->lse, N},
-        {&a->logp, N}, {&a->dlogp, N}, {&a->v_raw, N * KVD}, {&a->score, N * E}, {&a->h, wide},
+        {&a->out_norm, NC}, {&a->logits, (has_gradients ? N : a->n_slots) * model->V}, {&a->lse, N},
+        {&a->logp, N}, {&a->dlogp, N}, {&a->v_raw, N * KVD}, {&a->score, N * E}, {&a->h, wide}};
+    const Array gradient[] = {
         {&a->dx, NC}, {&a->dnorm, NC}, {&a->dout_norm, NC}, {&a->datt, N * HD}, {&a->dq, N * HD},
         {&a->dq_raw, N * HD}, {&a->dk, N * KVD}, {&a->dv, N * KVD}, {&a->dk_raw, N * KVD},
         {&a->dh, wide}, {&a->dgate, wide}, {&a->dexpert_out, NK * model->C},
         {&a->dgathered, NK * model->C}, {&a->dprob, N * E}, {&a->dscore, N * E}};
     a->out_row = take(a, N);
     a->target = take(a, N);
-    take_all(a, array, trained ? sizeof array / sizeof *array : 12); // 12: before the gradients
+    take_all(a, array, sizeof array / sizeof *array);
+    if (has_gradients) take_all(a, gradient, sizeof gradient / sizeof *gradient);
 }
 
 // The angle by which plane i turns from one position to the next: theta^(-2i/D). YaRN (Peng et al.
@@ -1201,7 +1232,8 @@ static void project(float *y, const float *x, const Tensor *w, size_t n, bool ad
     else op->packed_linear(y, x, w, n, add);
 }
 
-// dx (n, in) is overwritten, or accumulated with `add`; w's gradient is accumulated.
+// dy (n, out), x (n, in). dx (n, in) is overwritten, or accumulated with `add`; w's gradient is
+// accumulated.
 static void project_backward(float *dx, const float *dy, const float *x, const Tensor *w, size_t n,
                              bool add) {
     if (n == 0) return;
@@ -1217,11 +1249,11 @@ static void normalise(const Model *model, float *y, float *rstd, const float *x,
     else memcpy(y, x, n * width * sizeof *y);
 }
 
-// dx (n, width) and the gradient of the weights are accumulated.
+// Accumulates dx (n, width) and the gradient of the weights. Without weights y = x, so dx += dy.
 static void normalise_backward(float *dx, const float *dy, const float *x, const float *rstd,
                                const Tensor *norm, size_t n, size_t width) {
     if (norm) op->rmsnorm_backward(dx, norm->grad, dy, x, norm->weight, rstd, n, width);
-    else memcpy(dx, dy, n * width * sizeof *dx);
+    else for (size_t i = 0; i < n * width; i++) dx[i] += dy[i];
 }
 
 // Norm, rotation and attention for the sequences b .. b + B - 1, which all have the same past.
@@ -1229,9 +1261,9 @@ static void attend(const Model *model, Acts *a, int l, size_t b, size_t B) {
     const Layer *layer = &model->layer[l];
     LayerActs *act = &a->layer[l];
     size_t T = a->T, H = model->H, KV = model->KV, D = model->D;
-    size_t row = b * T;                                      // the first of these tokens
+    size_t row = b * T; // of the first token of sequence b in q_raw, k_raw, v_raw and att
     size_t past = a->room ? (size_t)a->past[b] : 0;
-    size_t kv_row = a->room ? a->slot[b] * a->room : row;    // position 0 of k and v
+    size_t kv_row = a->room ? a->slot[b] * a->room : row; // of its position 0 in act->k and act->v
     float *q = act->q + row * H * D;                         // (B, T, H, D)
     float *k = act->k + (kv_row + past) * KV * D;            // (B, T, KV, D) the new ones
     float *v = act->v + (kv_row + past) * KV * D;            // (B, T, KV, D)
@@ -1255,6 +1287,7 @@ static void attention_block_forward(const Model *model, Acts *a, int l) {
     const Layer *layer = &model->layer[l];
     LayerActs *act = &a->layer[l];
     size_t N = a->N, C = model->C;
+
     normalise(model, act->norm1, act->rstd1, act->x, layer->attn_norm, N, C);
     project(act->q_raw, act->norm1, layer->q, N, false);
     project(act->k_raw, act->norm1, layer->k, N, false);
@@ -1276,6 +1309,7 @@ static void attention_block_backward(const Model *model, Acts *a, int l) {
     const Layer *layer = &model->layer[l];
     LayerActs *act = &a->layer[l];
     size_t N = a->N, H = model->H, KV = model->KV, D = model->D;
+
     project_backward(a->datt, a->dx, act->att, layer->o, N, false);
     op->attention_backward(a->dq, a->dk, a->dv, a->datt, act->att, act->lse, act->q, act->k, act->v,
                            a->B, a->T, H, KV, D);
@@ -1293,15 +1327,18 @@ static void attention_block_backward(const Model *model, Acts *a, int l) {
     normalise_backward(a->dx, a->dnorm, act->x, act->rstd1, layer->attn_norm, N, model->C);
 }
 
-// The balance loss of one layer: over the batch or, in MiniMind2, the mean over its sequences,
-// divided by K. See balance_loss.
+// The balance loss of one layer in one pass, see balance_loss: over all B sequences together, with
+// scale = coefficient * E, or, in MiniMind2 (seq_aux), the mean over the sequences, with scale =
+// coefficient * E / K. aux_share weights the pass. Accumulates count (E) and dprob (N, E), each of
+// which may be NULL.
 static double layer_balance(const Model *model, const Acts *a, const Routing *r, int *count,
                             float *dprob) {
     size_t B = a->B, T = a->T, E = model->E, K = model->K;
     size_t group = model->config.seq_aux ? 1 : B; // sequences together
     double scale = model->config.router_aux_loss_coef * a->aux_share * E, loss = 0;
     if (model->config.seq_aux) scale = scale / K / B;
-    for (size_t b = 0; b < B && a->length; b += group)
+    if (!a->length) return 0; // no balance loss is needed
+    for (size_t b = 0; b < B; b += group)
         loss += balance_loss(count, dprob ? dprob + b * T * E : NULL, r->prob + b * T * E,
                              r->choice + b * T * K, a->length + b, group, T, E, K, scale);
     return loss;
@@ -1314,11 +1351,12 @@ static void route_tokens(const Model *model, Acts *a, int l) {
     LayerActs *act = &a->layer[l];
     Routing *r = &act->route;
     size_t N = a->N, E = model->E, K = model->K;
+
     r->first[0] = 0;
     if (E) {
         project(a->score, act->norm2, model->layer[l].router, N, false);
         op->softmax_forward(r->prob, a->score, N, E);
-        router_forward(r->weight, r->choice, r->prob, N, E, K, model->config.norm_topk_prob);
+        router_forward(r->mix, r->choice, r->prob, N, E, K, model->config.norm_topk_prob);
         memset(r->count, 0, E * sizeof *r->count);
         a->aux_loss += layer_balance(model, a, r, r->count, NULL);
         sort_by_expert(r->first, r->row, r->token, r->choice, N, E, K);
@@ -1334,6 +1372,7 @@ static void ffn_block_forward(const Model *model, Acts *a, int l) {
     LayerActs *act = &a->layer[l];
     float *x_out = a->layer[l + 1].x; // (N, C)
     size_t N = a->N, C = model->C, F = model->F;
+
     normalise(model, act->norm2, act->rstd2, act->x_mid, layer->ffn_norm, N, C);
     memcpy(x_out, act->x_mid, N * C * sizeof(float));
     route_tokens(model, a, l);
@@ -1341,7 +1380,8 @@ static void ffn_block_forward(const Model *model, Acts *a, int l) {
     for (size_t e = 0; e < model->E + model->S; e++) {
         const Expert *expert = &layer->expert[e];
         bool routed = e < model->E;
-        size_t at = act->route.first[e], n = act->route.first[e + 1] - at; // its rows
+        size_t at = act->route.first[e];         // its first row
+        size_t n = act->route.first[e + 1] - at; // and how many it has
         const float *in = routed ? act->gathered + at * C : act->norm2;    // (n, C)
         float *gate = act->gate + at * F;                                  // (n, F)
         float *up = act->up + at * F;                                      // (n, F)
@@ -1349,24 +1389,27 @@ static void ffn_block_forward(const Model *model, Acts *a, int l) {
         project(gate, in, expert->gate, n, false);
         project(up, in, expert->up, n, false);
         op->swiglu_forward(h, gate, up, n * F);
+
         if (routed) project(act->expert_out + at * C, h, expert->down, n, false);
         else project(x_out, h, expert->down, n, true);
     }
+
     if (model->E)
-        op->combine_forward(x_out, act->expert_out, act->route.weight, act->route.row, N, model->K,
+        op->combine_forward(x_out, act->expert_out, act->route.mix, act->route.row, N, model->K,
                             C);
 }
 
-// The router's gradient: dweight, filled by combine_backward, and the balance loss give dprob;
+// The router's gradient: dmix, filled by combine_backward, and the balance loss give dprob;
 // softmax_backward gives dscore; project_backward gives the gradient of the router's matrix, and
 // adds that of norm2 to a->dnorm.
 static void route_backward(const Model *model, Acts *a, int l) {
     LayerActs *act = &a->layer[l];
     Routing *r = &act->route;
     size_t N = a->N, E = model->E, K = model->K;
+
     memset(a->dprob, 0, N * E * sizeof(float));
     layer_balance(model, a, r, NULL, a->dprob);
-    router_backward(a->dprob, r->dweight, r->weight, r->choice, r->prob, N, E, K,
+    router_backward(a->dprob, r->dmix, r->mix, r->choice, r->prob, N, E, K,
                     model->config.norm_topk_prob);
     softmax_backward(a->dscore, a->dprob, r->prob, N, E);
     project_backward(a->dnorm, a->dscore, act->norm2, model->layer[l].router, N, true);
@@ -1377,15 +1420,17 @@ static void ffn_block_backward(const Model *model, Acts *a, int l) {
     const Layer *layer = &model->layer[l];
     LayerActs *act = &a->layer[l];
     size_t N = a->N, C = model->C, F = model->F;
+
     memset(a->dnorm, 0, N * C * sizeof(float));
     if (model->E)
-        op->combine_backward(a->dexpert_out, act->route.dweight, a->dx, act->expert_out,
-                             act->route.weight, act->route.row, N, model->K, C);
+        op->combine_backward(a->dexpert_out, act->route.dmix, a->dx, act->expert_out,
+                             act->route.mix, act->route.row, N, model->K, C);
 
     for (size_t e = 0; e < model->E + model->S; e++) {
         const Expert *expert = &layer->expert[e];
         bool routed = e < model->E;
-        size_t at = act->route.first[e], n = act->route.first[e + 1] - at; // its rows
+        size_t at = act->route.first[e];         // its first row
+        size_t n = act->route.first[e + 1] - at; // and how many it has
         const float *in = routed ? act->gathered + at * C : act->norm2;    // (n, C)
         float *din = routed ? a->dgathered + at * C : a->dnorm;            // (n, C)
         const float *dout = routed ? a->dexpert_out + at * C : a->dx;      // (n, C)
@@ -1402,7 +1447,9 @@ static void ffn_block_backward(const Model *model, Acts *a, int l) {
         project_backward(din, dgate, in, expert->gate, n, !routed);
         project_backward(din, dup, in, expert->up, n, true);
     }
+
     if (model->E) {
+        // The gradient of gather_rows(), as a sum per token: each output row has one owner.
         op->combine_forward(a->dnorm, a->dgathered, NULL, act->route.row, N, model->K, C);
         route_backward(model, a, l);
     }
@@ -1450,12 +1497,13 @@ static void head_forward(const Model *model, Acts *a) {
     project(a->logits, a->out_norm, model->embed, a->n_out, false);
 }
 
-// The forward pass up to logp, for training and for measuring. Rows of ids (B, T) whose target is
-// -1 do not count: a->logp[i], i < n_out, is the log-probability of the target of row
-// a->out_row[i].
+// The forward pass up to logp, for training and for measuring; ids and target (B, T). A position
+// whose target is -1 does not count: a->logp[i], i < n_out, is the log-probability of the target of
+// row a->out_row[i].
 static void logp_of(const Model *model, Acts *a, const int *ids, const int *target,
                     const int *length, size_t B, size_t T) {
     model_forward(model, a, ids, length, B, T, NULL, NULL);
+
     a->n_out = 0;
     for (size_t n = 0; n < B * T; n++) {
         if (target[n] < 0) continue;
@@ -1463,6 +1511,7 @@ static void logp_of(const Model *model, Acts *a, const int *ids, const int *targ
         a->target[a->n_out] = target[n];
         a->n_out++;
     }
+
     head_forward(model, a);
     op->logp_forward(a->logp, a->lse, a->logits, a->target, a->n_out, model->V);
 }
@@ -1503,17 +1552,18 @@ static void model_backward(const Model *model, Acts *a) {
 // those of its pass: then losses and gradients of the passes add up to those of one big pass.
 // =================================================================================================
 
-typedef struct { // the rows of one optimiser step
-    size_t rows, T;    // T: tokens of the longest row
+typedef struct { // the sequences of one optimiser step, one per row
+    size_t rows, T;    // sequences, and the tokens of the longest; shorter ones are padded
     int *ids, *target; // (rows, T); target -1: nothing to learn here
     int *length;       // (rows) real tokens; the rest of a row is padding
     size_t n_targets;  // in the whole step
-    int *at;           // (n) of the current pass: where its targets are in (rows, T)
+    int *at;           // (n) target i of the current pass is target[at[i]]; at[i] / T is its row
 } Batch;
 
-// From n + 1 ids the n that are read and, for each, the id that should come next, or -1 if that one
-// is not trained; filled up to T. Returns the number of targets. This is the one place where labels
-// are shifted.
+// ids (n + 1) gives in (T) and target (T): in[t] = ids[t], target[t] = ids[t + 1]. An id that is to
+// be learned carries the bit TRAINED (see tokenizer.c); any other target is -1. Positions t >= n
+// are padding: id 0, target -1. Returns the number of targets. Labels are shifted here and nowhere
+// else.
 static size_t shift_labels(int *in, int *target, const int *ids, size_t n, size_t T) {
     size_t n_targets = 0;
     for (size_t t = 0; t < T; t++) {
@@ -1525,7 +1575,7 @@ static size_t shift_labels(int *in, int *target, const int *ids, size_t n, size_
     return n_targets;
 }
 
-// Makes n + 1 ids row r of the batch, padded to b->T. Returns the number of its targets.
+// Writes n + 1 ids into row r of the batch, padded to b->T. Returns the number of its targets.
 static size_t batch_set_row(Batch *b, size_t r, const int *ids, size_t n) {
     size_t n_targets = shift_labels(b->ids + r * b->T, b->target + r * b->T, ids, n, b->T);
     b->length[r] = (int)n;
@@ -1533,38 +1583,15 @@ static size_t batch_set_row(Batch *b, size_t r, const int *ids, size_t n) {
     return n_targets;
 }
 
-typedef struct { // figures by name: of one optimiser step, or the result of a measurement
-    struct {
-        const char *name;
-        double value, error; // standard error, or NAN
-    } figure[12];
-    int n;
-    double watched; // of a measurement: what --until compares; NAN: there was nothing to measure
-    bool less_is_better;
-} Figures;
+typedef struct Figures Figures; // numbers to report, by name; see below
 
-typedef struct { // what is reported of one optimiser step
-    double loss, aux_loss, grad_norm;
-    double load_least, load_most; // share of the tokens that chose the idlest and
-                                  // the busiest expert; over all experts they add up to K
-    Figures more;                 // from the objective
-} Report;
-
-// Adds to the figure called `name`, which begins at 0.
-static void add_figure(Figures *f, const char *name, double value, double error) {
-    int i = 0;
-    while (i < f->n && strcmp(f->figure[i].name, name)) i++;
-    if (i == f->n) f->n++;
-    f->figure[i].name = name;
-    f->figure[i].value += value;
-    f->figure[i].error = error;
-}
-
-// `own` is what this objective needs beyond the batch, or NULL.
+// Reads logp (n), overwrites dlogp (n), returns the loss. `own` is what this objective needs beyond
+// the batch, or NULL; `more` gets further figures to report.
 typedef double Objective(float *dlogp, const float *logp, size_t n, const Batch *b, const void *own,
                          Figures *more);
 
-// Predicting the next token (pretraining, and SFT, where only the assistant's tokens are targets):
+// Predicting the next token: pretraining, and supervised fine-tuning (SFT), where only the
+// assistant's tokens are targets:
 //
 //     loss = -sum of logp / n_targets,   dlogp = -1 / n_targets
 static double next_token_loss(float *dlogp, const float *logp, size_t n, const Batch *b,
@@ -1579,22 +1606,45 @@ static double next_token_loss(float *dlogp, const float *logp, size_t n, const B
     return loss;
 }
 
+// Numbers to report, by name: of one optimiser step, or the result of a measurement.
+struct Figures {
+    struct {
+        const char *name;
+        double value, error; // standard error, or NAN
+    } figure[12];
+    int n;
+    double watched; // of a measurement: what --until compares; NAN: there was nothing to measure
+    bool less_is_better;
+};
+
+// Adds to the figure called `name`, which begins at 0.
+static void add_figure(Figures *f, const char *name, double value, double error) {
+    int i = 0;
+    while (i < f->n && strcmp(f->figure[i].name, name)) i++;
+    if (i == f->n) f->n++;
+    f->figure[i].name = name;
+    f->figure[i].value += value;
+    f->figure[i].error = error;
+}
+
 typedef struct {
-    double beta;     // how strongly the reference holds the model back
+    double beta;     // larger: the model stays closer to the reference
     double *ref_sum; // (rows) the reference's log-probability of all targets of a row
-    // For the stage, which fills ref_sum from them: -logp of each document under the reference.
-    double *train_nats, *held_nats; // (train.n), (held.n)
+    // -log-probability (in nats: the natural log) of every training and every held-out document
+    // under the reference, computed once; chapter 7 copies those of a step into ref_sum.
+    double *train_nats, *held_nats; // (documents) each
 } Preferences;
 
-// Direct preference optimisation (Rafailov et al. 2023). Rows 2p and 2p + 1 hold an answer that was
-// chosen and one that was rejected. With the sums of their log-probabilities c and r, and those of
-// a frozen reference, which is the model itself before the first step:
+// Direct preference optimisation (Rafailov et al. 2023). Pair j is an answer that was chosen, row
+// 2j, and one that was rejected, row 2j + 1. Let c and r be the sums of their log-probabilities
+// under the model, and c_ref and r_ref those under the reference: the model as it was before the
+// first step.
 //
 //     margin = beta ((c - c_ref) - (r - r_ref)),   loss = mean over pairs of -log sigmoid(margin)
 //
-// At step 0 every margin is 0 and the loss is log 2 = 0.693. The loss of a pair is log(1 + e^-m),
-// whose derivative is -e^-m / (1 + e^-m) = -1 / (1 + e^m) = -sigmoid(-m), and m changes with each
-// token of the chosen answer by +beta, of the rejected one by -beta:
+// At step 0 every margin is 0 and the loss is log 2 = 0.693. With m = margin the loss of a pair is
+// log(1 + e^-m), whose derivative is -e^-m / (1 + e^-m) = -1 / (1 + e^m) = -sigmoid(-m), and m
+// changes with each token of the chosen answer by +beta, of the rejected one by -beta:
 //
 //     dlogp = -/+ beta sigmoid(-margin) / pairs   on each token of the chosen / rejected answer
 //
@@ -1633,9 +1683,10 @@ static double dpo_loss(float *dlogp, const float *logp, size_t n, const Batch *b
 // =================================================================================================
 
 typedef struct AdamW {
-    double lr, beta1, beta2, eps, weight_decay;
-    double clip; // largest gradient norm; 0: no limit
-    long step;   // 1 for the first
+    double lr, eps, weight_decay;
+    double beta1, beta2; // how much of m and of v is kept at each step (b1, b2 in the formula)
+    double clip;         // largest gradient norm; 0: no limit
+    long step;           // t in the formula; 1 for the first
 } AdamW;
 
 // Cosine from `base` down to a tenth of it, MiniMind's schedule: large steps first, small
@@ -1663,24 +1714,25 @@ static double gradient_norm(const Model *model) {
 //     w -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 //
 // m and v are running means of g and g^2 that begin as 0. After t steps m = (1 - b1) sum_i b1^(t-i)
-// g_i, whose weights add up to 1 - b1^t, not to 1: dividing by it makes m a true mean. At t = 1, m
-// / (1 - b1) = g and v / (1 - b2) = g^2, so the first step is lr in the direction -sign(g). Later
-// the quotient is about +1 or -1 where the gradient always has the same sign, whatever its size,
-// and near 0 where the sign keeps flipping. Weight decay is "decoupled": it acts on w itself and
-// not through g, where v would scale it.
+// g_i, i = 1 .. t. These coefficients add up to 1 - b1^t, not to 1; dividing by that makes m a true
+// mean. At t = 1 the corrected m is g and the corrected v is g^2, so the first step has size lr and
+// the direction -sign(g). Later the quotient is about +1 or -1 where the gradient always has the
+// same sign, whatever its size, and near 0 where the sign keeps flipping. Weight decay is
+// "decoupled": it acts on w itself and not through g, where v would scale it.
 //
 // All gradients are multiplied by `factor` first. w, g, m, v (n); clears g.
 static void adamw_update(float *w, float *g, float *m, float *v, size_t n, const AdamW *o,
                          double decay, double factor) {
-    float b1 = o->beta1, b2 = o->beta2, eps = o->eps, clip = factor;
-    float rate = o->lr / (1 - pow(o->beta1, o->step));
-    float root = 1 / (1 - pow(o->beta2, o->step));
-    float keep = 1 - o->lr * decay;
+    float b1 = o->beta1, b2 = o->beta2, eps = o->eps, shrink = factor;
+    float rate = o->lr / (1 - pow(o->beta1, o->step)); // lr, with the correction of m
+    float v_correction = 1 / (1 - pow(o->beta2, o->step));
+    float keep = 1 - o->lr * decay; // what weight decay leaves of w
+
     for (size_t i = 0; i < n; i++) {
-        float clipped = g[i] * clip;
+        float clipped = g[i] * shrink;
         m[i] = b1 * m[i] + (1 - b1) * clipped;
         v[i] = b2 * v[i] + (1 - b2) * clipped * clipped;
-        w[i] = w[i] * keep - rate * m[i] / (sqrtf(v[i] * root) + eps);
+        w[i] = w[i] * keep - rate * m[i] / (sqrtf(v[i] * v_correction) + eps);
         g[i] = 0;
     }
 }
@@ -1945,8 +1997,8 @@ static int by_size(const void *a, const void *b) {
 }
 
 // Starts an epoch: a new random order of the units. The rows of a step are padded to the longest of
-// them, so they should be alike in length: within pools of 64 steps the units are sorted by length,
-// and then the steps are shuffled.
+// them, so rows of similar length go together: within pools of 64 steps the units are sorted by
+// length, and then the steps are shuffled.
 static void start_epoch(Data *d, size_t units_per_step) {
     enum { SHIFT = 40 }; // to sort by length and unit: length << 40 | unit, in one number
     size_t n = epoch_units(d, d->epoch), pool = 64 * units_per_step;
@@ -2016,7 +2068,7 @@ typedef struct { // how the next token is drawn, see chapter 8
     long top_k, max_new_tokens, seed;
 } Sampling;
 
-typedef struct { // what a command was told; option_table in chapter 12 says what each means
+typedef struct { // the options of a command; option_table in chapter 12 says what each means
     const char *data, *held_out, *tokenizer, *preset, *model, *out, *weights;
     const char *task, *eval_data, *contains, *answers, *prompt, *ask;
     long steps, epochs, batch, seq, warmup, accumulate, threads, eval_every, rows;
@@ -2212,6 +2264,13 @@ static void batch_logp(const Model *model, Acts *a, const Batch *b, size_t row, 
     for (int i = 0; i < a->n_out; i++) b->at[i] = (int)from + a->out_row[i];
 }
 
+typedef struct { // what is reported of one optimiser step
+    double loss, aux_loss, grad_norm;
+    double load_least, load_most; // smallest and largest share of the tokens that chose one
+                                  // expert; the mean is K / E
+    Figures more;                 // from the objective
+} Report;
+
 // The gradients of one optimiser step: its rows in passes of at most pass_rows. Nothing is divided
 // by the number of passes, since each objective divides by the targets (or pairs) of the whole
 // step; so a smaller last pass, or a smaller last step of an epoch, is weighted right. (Only the
@@ -2332,7 +2391,7 @@ static void train(Run *run) {
                 r.loss, r.grad_norm, first_bad_tensor(run->model));
 
         double lr = schedule(highest_lr, step, run->total, o->warmup);
-        AdamW adamw = {lr, 0.9, o->beta2, 1e-8, o->weight_decay, o->clip, step};
+        AdamW adamw = {lr, 1e-8, o->weight_decay, 0.9, o->beta2, o->clip, step};
         adamw_step(run->model, &adamw, r.grad_norm);
 
         tokens += run->batch.rows * run->batch.T;
@@ -2433,7 +2492,8 @@ static void sampling_distribution(float *logits, size_t V, const int *history, s
     free(probs);
 }
 
-// Each token takes a stretch of [0, 1) as long as its probability; the token whose stretch holds u.
+// Token v owns an interval of length probs[v] in [0, 1). Returns the token whose interval contains
+// u, a random number.
 static int sample_token(const float *probs, size_t V, double u) {
     int last = 0;
     for (size_t v = 0; v < V; v++) {
@@ -2511,7 +2571,7 @@ static void draw_token(Answer *x, float *logits, const Tokenizer *tok, const Sam
 // What is drawn together or alone is the same text, except where two tokens are equally probable to
 // 6 digits: a product of 12 rows and more adds up in another order, which moves logits by about
 // 3e-7. With `aloud` the text is printed as it is drawn, and Ctrl-C ends it; without, Ctrl-C has no
-// effect here, for it must not cut a measurement short.
+// effect here, because a measurement must not be cut short.
 static void complete(const Model *model, Acts *a, const Tokenizer *tok, Answer *answer, size_t n,
                      const Sampling *s, bool aloud) {
     int *past = xcalloc(3 * n, sizeof *past); // (n)
@@ -2684,8 +2744,8 @@ static void read_field(Config *c, const Field *f, const Json *j, const char *pat
     field_set(c, f, is_bool ? v->type == JSON_TRUE : v->number, path);
 }
 
-// A setting that is not implemented is not ignored: exits unless j[key] is missing, null or
-// `known`.
+// Exits unless j[key] is missing, null or `known`: a setting that is not implemented must not be
+// ignored.
 static void expect_setting(const Json *j, const char *key, const char *known, const char *path) {
     const Json *v = json_get(j, key);
     if (!v || v->type == JSON_NULL) return;
@@ -2726,6 +2786,8 @@ static Config config_load(const char *dir) {
     // rope_theta and the fields of YaRN may be in an object of their own.
     const Json *rope = json_get(j, "rope_parameters"); // of transformers 5
     if (!rope) rope = json_get(j, "rope_scaling");
+    if (rope && rope->type != JSON_OBJECT && rope->type != JSON_NULL)
+        die("%s: rope_scaling is %s; allowed is an object or null", path, json_names[rope->type]);
     for (const Field *f = config_field; f < config_field + CONFIG_FIELDS; f++) {
         if (!is_yarn_field(f)) read_field(&c, f, j, path);
         read_field(&c, f, rope, path);
@@ -2777,7 +2839,7 @@ static void weights_save(const Model *model, const char *dir) {
     free(head.s);
 }
 
-// Numbers of other widths: sign, exponent and mantissa out of the bits, as IEEE 754 has them.
+// The value of an IEEE 754 number with this many bits of exponent and mantissa.
 static float decode_float(uint64_t bits, int exponent_bits, int mantissa_bits) {
     uint64_t mantissa = bits & ((UINT64_C(1) << mantissa_bits) - 1);
     int top = (1 << exponent_bits) - 1, exponent = (int)(bits >> mantissa_bits & top);
@@ -2894,12 +2956,12 @@ static void checkpoint_save(const Model *model, const Tokenizer *tok, const char
 // 10. Measuring it
 //
 // Loss is per token and depends on the tokenizer. Bits per byte divides by the bytes of the text
-// instead, and so compares models of any vocabulary. Questions are answered greedily and compared
-// with the accepted answers. Every mean comes with its standard error.
+// instead, so that models with different vocabularies can be compared. Questions are answered
+// greedily and compared with the accepted answers. Every mean comes with its standard error.
 // =================================================================================================
 
-// Adds sum(x) / sum(y) times `scale`. Its standard error takes the n documents as independent
-// samples, which the tokens of one document are not: a document deviates by x - ratio y.
+// Adds sum(x) / sum(y) times `scale`. The standard error treats documents as independent samples
+// (the tokens of one document are not): document i contributes the residual x[i] - ratio y[i].
 static double add_ratio(Figures *e, const char *name, const double *x, const double *y, size_t n,
                         double scale) {
     double sum_x = 0, sum_y = 0, residual = 0;
@@ -3118,7 +3180,7 @@ static Figures evaluate_tasks(const Model *model, Tokenizer *tok, const Options 
 
 // ---- one measurement ----------------------------------------------------------------------------
 
-// Which of the words, separated by spaces, the value of an option is, from 0 on; else exits.
+// The index of an option's value among the words, which spaces separate; exits if it is none.
 static int one_of(const char *option, const char *value, const char *words) {
     const char *word = words;
     for (int i = 0; *word; i++) {
@@ -3751,23 +3813,23 @@ static void fast_rope(float *x, const float *cosine, const float *sine, float di
 }
 
 // Replaces combine_forward: the definition, one token per iteration.
-static void fast_combine_forward(float *out, const float *y, const float *weight, const int *row,
+static void fast_combine_forward(float *out, const float *y, const float *mix, const int *row,
                                  size_t N, size_t K, size_t C) {
     #pragma omp parallel for num_threads(n_threads) if (N > 100)
     for (size_t n = 0; n < N; n++)
-        combine_forward(out + n * C, y, weight ? weight + n * K : NULL, row + n * K, 1, K, C);
+        combine_forward(out + n * C, y, mix ? mix + n * K : NULL, row + n * K, 1, K, C);
 }
 
 // Replaces combine_backward.
-static void fast_combine_backward(float *dy, float *dweight, const float *dout, const float *y,
-                                  const float *weight, const int *row, size_t N, size_t K,
+static void fast_combine_backward(float *dy, float *dmix, const float *dout, const float *y,
+                                  const float *mix, const int *row, size_t N, size_t K,
                                   size_t C) {
     #pragma omp parallel for num_threads(n_threads) if (N > 100)
     for (size_t i = 0; i < N * K; i++) {
         const float *dout_n = dout + i / K * C; // (C)
         float *dy_i = dy + row[i] * C;          // (C)
-        dweight[i] = dot(dout_n, y + row[i] * C, C);
-        for (size_t c = 0; c < C; c++) dy_i[c] = weight[i] * dout_n[c];
+        dmix[i] = dot(dout_n, y + row[i] * C, C);
+        for (size_t c = 0; c < C; c++) dy_i[c] = mix[i] * dout_n[c];
     }
 }
 
@@ -3788,15 +3850,15 @@ static double fast_sum_of_squares(const float *x, size_t n) {
 // Replaces adamw_update.
 static void fast_adamw_update(float *w, float *g, float *m, float *v, size_t n, const AdamW *o,
                               double decay, double factor) {
-    float b1 = o->beta1, b2 = o->beta2, eps = o->eps, clip = factor;
+    float b1 = o->beta1, b2 = o->beta2, eps = o->eps, shrink = factor;
     float rate = o->lr / (1 - pow(o->beta1, o->step));
-    float root = 1 / (1 - pow(o->beta2, o->step)), keep = 1 - o->lr * decay;
+    float v_correction = 1 / (1 - pow(o->beta2, o->step)), keep = 1 - o->lr * decay;
     #pragma omp parallel for num_threads(n_threads) if (n > 10000)
     for (size_t i = 0; i < n; i++) {
-        float clipped = g[i] * clip;
+        float clipped = g[i] * shrink;
         m[i] = b1 * m[i] + (1 - b1) * clipped;
         v[i] = b2 * v[i] + (1 - b2) * clipped * clipped;
-        w[i] = w[i] * keep - rate * m[i] / (fast_sqrt(v[i] * root) + eps);
+        w[i] = w[i] * keep - rate * m[i] / (fast_sqrt(v[i] * v_correction) + eps);
         g[i] = 0;
     }
 }
@@ -4030,7 +4092,7 @@ static Config options_config(const Options *o, const Tokenizer *tok) {
     return c;
 }
 
-// A model to talk to or to measure, from --model, its weights kept as --weights says.
+// Loads --model for inference, with its weights in the format of --weights.
 static Model *load_model(const Options *o, const Tokenizer *tok) {
     Model *model = model_new(options_config(o, tok));
     int bits = 32;
@@ -4140,7 +4202,7 @@ static bool chat_command(Conversation *c, const char *line) {
         fprintf(stderr, "thinking is %s\n", c->o.think ? "on" : "off");
     } else if (!strcmp(line, "/reset")) {
         c->messages.len = c->system_len;
-    } else if (!strncmp(line, "/system", 7)) {
+    } else if (!strcmp(line, "/system") || !strncmp(line, "/system ", 8)) {
         c->messages.len = 0;
         if (strlen(line) > 8) add_message(&c->messages, "system", NULL, line + 8);
         c->system_len = c->messages.len;
