@@ -81,11 +81,9 @@
 
 #define MINIMIND // tokenizer.c then leaves out its main() and commands
 #include "tokenizer.c"
-#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
-#include <stddef.h>
 #include <sys/mman.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -732,9 +730,7 @@ static const Field *config_find(const char *name) {
     return field_find(config_field, CONFIG_FIELDS, name);
 }
 
-typedef struct {
-    const char *name, *fields;
-} Preset;
+typedef struct { const char *name, *fields; } Preset;
 
 static const Preset presets[] = {
     {"tiny", "hidden_size=128 num_hidden_layers=4 num_attention_heads=4 num_key_value_heads=2 "
@@ -771,7 +767,7 @@ static Config config_preset(const char *name) {
     const Preset *p = presets;
     while (p < presets + PRESETS && strcmp(p->name, name)) p++;
     if (p == presets + PRESETS)
-        die("--preset %s: allowed is one of tiny minimind3 minimind3-moe minimind2-small minimind2 "
+        die("--preset %s: known are tiny minimind3 minimind3-moe minimind2-small minimind2 "
             "minimind2-moe", name);
     config_parse(&c, p->fields, name);
     return c;
@@ -805,7 +801,7 @@ static void config_complete(Config *c, const char *where) {
 // ---- the table of parameters --------------------------------------------------------------------
 
 typedef struct Tensor { // a parameter of the model
-    char name[80];           // as in MiniMind's and Qwen3's files
+    char name[100];          // as in MiniMind's and Qwen3's files
     size_t rows, cols;       // (out, in); a norm is (1, width)
     size_t offset;           // index of its first element among all parameters of the model
     float std;               // initial standard deviation; 0: all ones
@@ -821,9 +817,7 @@ typedef struct Tensor { // a parameter of the model
 static size_t tensor_size(const Tensor *t) { return t->rows * t->cols; }
 static bool is_matrix(const Tensor *t) { return t->std > 0; } // else a norm
 
-typedef struct {
-    Tensor *gate, *up, *down; // (F, C), (F, C), (C, F)
-} Expert;
+typedef struct { Tensor *gate, *up, *down; } Expert; // (F, C), (F, C), (C, F)
 
 typedef struct {
     Tensor *attn_norm;       // (C)
@@ -836,7 +830,7 @@ typedef struct {
 
 typedef struct {
     Config config;
-    size_t C, H, KV, G, D, F, V, L, E, K, S; // the letters of the title page
+    size_t C, H, KV, D, F, V, L, E, K, S;    // the letters of the title page
     Tensor *tensor;                          // the table: (n_tensors)
     int n_tensors;
     size_t n_params;
@@ -899,9 +893,9 @@ static Model *model_new(Config c) {
     // Dense: E = K = 0 and S = 1. The feed-forward is one expert that every token visits.
     *model = (Model){
         .config = c, .C = c.hidden_size, .H = c.num_attention_heads, .KV = c.num_key_value_heads,
-        .G = c.num_attention_heads / c.num_key_value_heads, .D = c.head_dim, .V = c.vocab_size,
-        .L = c.num_hidden_layers, .E = c.use_moe ? c.num_experts : 0,
-        .K = c.use_moe ? c.num_experts_per_tok : 0, .S = c.use_moe ? c.n_shared_experts : 1,
+        .D = c.head_dim, .V = c.vocab_size, .L = c.num_hidden_layers,
+        .E = c.use_moe ? c.num_experts : 0, .K = c.use_moe ? c.num_experts_per_tok : 0,
+        .S = c.use_moe ? c.n_shared_experts : 1,
         .F = c.use_moe ? c.moe_intermediate_size : c.intermediate_size};
 
     size_t most_tensors = 2 + model->L * (LAYER_TENSORS + 3 * (model->E + model->S));
@@ -1096,10 +1090,8 @@ static void *take(Acts *a, size_t n) {
     return p;
 }
 
-typedef struct { // an array of the layout: where its pointer is kept, and its size in floats
-    float **at;
-    size_t n;
-} Array;
+// An array of the layout: where its pointer is kept, and its size in floats.
+typedef struct { float **at; size_t n; } Array;
 
 static void take_all(Acts *a, const Array *array, size_t n_arrays) {
     for (size_t i = 0; i < n_arrays; i++) *array[i].at = take(a, array[i].n);
@@ -1296,6 +1288,7 @@ static void attention_block_forward(const Model *model, Acts *a, int l) {
     // In training all sequences begin at position 0 and go together. In a KV cache each has a past
     // of its own.
     size_t together = a->room ? 1 : a->B;
+    #pragma omp parallel for num_threads(n_threads) schedule(dynamic) if (a->room && a->B > 1)
     for (size_t b = 0; b < a->B; b += together) attend(model, a, l, b, together);
 
     memcpy(act->x_mid, act->x, N * C * sizeof(float));
@@ -1478,11 +1471,8 @@ static void model_forward(const Model *model, Acts *a, const int *ids, const int
     a->aux_loss = 0;
 
     float *x = a->layer[0].x; // (N, C)
-    if (model->embed->weight) {
-        gather_rows(x, model->embed->weight, ids, a->N, model->C);
-    } else {
-        for (size_t n = 0; n < a->N; n++) op->unpack_row(x + n * model->C, model->embed, ids[n]);
-    }
+    if (model->embed->weight) gather_rows(x, model->embed->weight, ids, a->N, model->C);
+    else for (size_t n = 0; n < a->N; n++) op->unpack_row(x + n * model->C, model->embed, ids[n]);
 
     for (int l = 0; l < (int)model->L; l++) block_forward(model, a, l);
 
@@ -1683,10 +1673,10 @@ static double dpo_loss(float *dlogp, const float *logp, size_t n, const Batch *b
 // =================================================================================================
 
 typedef struct AdamW {
-    double lr, eps, weight_decay;
-    double beta1, beta2; // how much of m and of v is kept at each step (b1, b2 in the formula)
-    double clip;         // largest gradient norm; 0: no limit
-    long step;           // t in the formula; 1 for the first
+    // beta1, beta2: how much of m and of v is kept at each step (b1, b2 in the formula below)
+    double lr, beta1, beta2, eps, weight_decay;
+    double clip; // largest gradient norm; 0: no limit
+    long step;   // t in the formula; 1 for the first step
 } AdamW;
 
 // Cosine from `base` down to a tenth of it, MiniMind's schedule: large steps first, small
@@ -1701,11 +1691,6 @@ static double sum_of_squares(const float *x, size_t n) {
     double sum = 0;
     for (size_t i = 0; i < n; i++) sum += (double)x[i] * x[i];
     return sum;
-}
-
-// The l2 norm of all gradients together.
-static double gradient_norm(const Model *model) {
-    return sqrt(op->sum_of_squares(model->grads, model->n_params));
 }
 
 // AdamW (Loshchilov and Hutter 2019), with step number t = 1, 2, ...:
@@ -1757,19 +1742,19 @@ static const Ops plain = {
 // 6. Data
 //
 // Training reads token ids, not text. A list of files is tokenised once, into out/cache/HASH.ids,
-// where HASH covers the data, the tokenizer and the way rows are made: a change in any makes
-// another file. That file is mapped into memory, so that data larger than the memory works too.
-// Beside it, HASH.ids.documents says where each document is.
+// where HASH is computed from the data, the tokenizer and the settings of the rows: if one of them
+// changes, a new file is made. The file is mapped into memory, so that data larger than the memory
+// works too. Beside it, HASH.ids.documents says where each document is.
 //
 //     pretrain   {"text"}, or plain text:  <|im_start|> text <|im_end|>  one after the other, cut
 //                into windows of T tokens anywhere; a window may hold several documents
 //     sft        {"conversations"}: one row each, of which only the assistant's words are trained
 //     dpo        {"chosen", "rejected"}: two rows each
 //
-// pretrain and sft take records of both kinds, also mixed: against forgetting. Without a file to
-// measure on, every 50th document (of plain text: every 50th block of 4 KB) is held out: measured
-// on, never trained on. An id that is trained carries the mark TRAINED, which tokenizer.c's chat
-// chapter sets.
+// pretrain and sft accept both kinds of record, also mixed: old data in the mix reduces forgetting.
+// Without a file to measure on, every 50th document (of plain text: every 50th block of 4 KB) is
+// held out: measured on, never trained on. An id that is trained carries the mark TRAINED, which
+// tokenizer.c's chat chapter sets.
 // =================================================================================================
 
 enum { HOLD_OUT_EVERY = 50, TEXT_BLOCK = 4096, CACHE_VERSION = 5 };
@@ -1779,7 +1764,7 @@ enum Unit { WINDOW, DOCUMENT, PAIR };
 
 typedef struct {
     size_t from, to; // its ids
-    double bytes;    // of its text; of a conversation, of all that is trained
+    double bytes;    // of its text; for a conversation, of its trained tokens
     double floor;    // bits that no model can save; NAN where unknown
 } Document;
 
@@ -1787,6 +1772,7 @@ typedef struct { // tokenised files, mapped from the cache
     const int *id;            // (n_ids)
     const Document *document; // (n)
     size_t n_ids, n;
+    size_t n_mapped;          // documents in the cache; n of them are used
 } Tokens;
 
 // Which documents of the files are taken: all, all but every 50th, or every 50th.
@@ -1800,7 +1786,6 @@ typedef struct { // tokenising in progress
     Ids ids;             // not yet in the file (Ids: a list of ints that grows)
     Document *document;  // (n) all so far
     size_t n, cap, n_ids; // n_ids: in the file
-    size_t n_seen;       // documents, taken or not
     size_t n_cut, n_skipped, first_skipped; // rows cut to the context; records without a target
 } Builder;
 
@@ -1812,8 +1797,8 @@ static void encode_trained(Tokenizer *tok, const char *s, size_t n, Ids *out) {
 }
 
 // Makes a document of the ids since the last one. A row that is too long is cut. `bytes` is the
-// size of its text; for 0, and after a cut, those of the trained tokens are counted. False if that
-// is none: then there is nothing to train.
+// size of its text; if it is 0, or the row was cut, the bytes of the trained tokens are counted
+// instead. Returns false if there are none: nothing to train.
 static bool end_document(Builder *b, double bytes, double floor) {
     Ids *ids = &b->ids;
     size_t from = b->n ? b->document[b->n - 1].to - b->n_ids : 0;
@@ -1832,7 +1817,8 @@ static bool end_document(Builder *b, double bytes, double floor) {
     return bytes > 0;
 }
 
-// Adds a text, or a block of a plain text, which may have a neighbour on each side.
+// Adds a text, or a block of a plain-text file. The start token is added only if the block begins
+// the file, the end token only if it ends the file.
 static bool add_text(Builder *b, const char *s, size_t n, bool begins, bool ends, double floor) {
     if (begins && b->tok->bos >= 0) ids_push(&b->ids, b->tok->bos | TRAINED);
     encode_trained(b->tok, s, n, &b->ids);
@@ -1862,8 +1848,8 @@ static bool add_record(Builder *b, const Reader *r) {
 static void add_files(Builder *b, const char *list, FILE *cache) {
     Reader r = reader_open(list); // reads JSONL records, or plain text in blocks
     r.block = TEXT_BLOCK;
-    while (reader_next(&r)) {
-        bool held = b->n_seen++ % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1;
+    for (size_t i = 0; reader_next(&r); i++) { // i: documents so far, taken or not
+        bool held = i % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1;
         bool taken = b->part == ALL || held == (b->part == HELD_PART);
         bool alone = b->part == HELD_PART; // a held-out block of a plain text has no neighbours
         size_t n = b->n;
@@ -1901,7 +1887,8 @@ static uint64_t hash_files(uint64_t hash, const char *list) {
     while (next_file(&list, path)) {
         size_t size;
         const char *text = map_file(path, &size);
-        hash = splitmix64(hash_bytes(hash, text, size) + 1); // a file is not the same as its halves
+        // + 1: one file and its two halves hash differently
+        hash = splitmix64(hash_bytes(hash, text, size) + 1);
         munmap((void *)text, size);
     }
     return hash;
@@ -1926,9 +1913,10 @@ static void build_cache(Builder *b, const char *list, const char *ids, const cha
 }
 
 // A part of the files in a list (names with commas) as tokens, in units of this kind with at most T
-// targets per row. Tokenises them if the cache does not have them yet.
+// targets per row; of them at most `most` units (0: all). Tokenises the files if the cache does not
+// have them yet.
 static Tokens tokens_open(const char *list, enum Part part, Tokenizer *tok, enum Unit unit,
-                          size_t T) {
+                          size_t T, size_t most) {
     size_t cut = unit == WINDOW ? 0 : T;
     uint64_t key[] = {CACHE_VERSION, tok->fingerprint, unit, part, cut}; // what the rows depend on
     uint64_t hash = hash_bytes(HASH_START, (const char *)key, sizeof key);
@@ -1940,13 +1928,14 @@ static Tokens tokens_open(const char *list, enum Part part, Tokenizer *tok, enum
 
     Tokens t;
     t.id = map_file(ids, &t.n_ids);
-    t.document = map_file(documents, &t.n);
+    t.document = map_file(documents, &t.n_mapped);
     t.n_ids /= sizeof *t.id;
-    t.n /= sizeof *t.document;
+    t.n_mapped /= sizeof *t.document;
+    t.n = most ? min_size(t.n_mapped, most * (unit == PAIR ? 2 : 1)) : t.n_mapped;
     bool damaged = false;
     for (size_t i = 0; i < t.n_ids; i++)
         damaged |= t.id[i] < 0 || (t.id[i] & ~TRAINED) >= tok->vocab_size;
-    for (const Document *d = t.document; d < t.document + t.n; d++)
+    for (const Document *d = t.document; d < t.document + t.n_mapped; d++)
         damaged |= d->from > d->to || d->to > t.n_ids || (cut && d->to - d->from - 1 > cut);
     if (damaged) die("%s: is damaged: delete out/cache", ids);
     return t;
@@ -1954,7 +1943,7 @@ static Tokens tokens_open(const char *list, enum Part part, Tokenizer *tok, enum
 
 static void tokens_close(Tokens *t) {
     munmap((void *)t->id, t->n_ids * sizeof *t->id);
-    munmap((void *)t->document, t->n * sizeof *t->document);
+    munmap((void *)t->document, t->n_mapped * sizeof *t->document);
 }
 
 // ---- from tokens to batches ---------------------------------------------------------------------
@@ -1964,7 +1953,7 @@ typedef struct {
     enum Unit unit;
     size_t T;                     // most targets of a row
     size_t n_units, next, *order; // (n_units) this epoch's units in random order
-    size_t epoch;                 // that will start next
+    size_t epoch;                 // number of the epoch that starts next
     uint64_t seed;
 } Data;
 
@@ -2002,9 +1991,8 @@ static int by_size(const void *a, const void *b) {
 static void start_epoch(Data *d, size_t units_per_step) {
     enum { SHIFT = 40 }; // to sort by length and unit: length << 40 | unit, in one number
     size_t n = epoch_units(d, d->epoch), pool = 64 * units_per_step;
-    size_t *order = xrealloc(d->order, n, sizeof *order); // (n)
-    size_t all_ids = d->train.n_ids + d->held.n_ids;
-    uint64_t stream = splitmix64(d->seed ^ 0x0DE4) + d->epoch * all_ids;
+    size_t *order = d->order = xrealloc(d->order, n, sizeof *order); // (n)
+    uint64_t stream = splitmix64(d->seed ^ 0x0DE4) + d->epoch * (d->train.n_ids + d->held.n_ids);
     for (size_t i = 0; i < n; i++) order[i] = i;
     shuffle(order, n, 1, stream);
 
@@ -2016,15 +2004,15 @@ static void start_epoch(Data *d, size_t units_per_step) {
         for (size_t i = 0; i < n; i += pool)
             qsort(order + i, min_size(pool, n - i), sizeof *order, by_size);
         for (size_t i = 0; i < n; i++) order[i] &= ((size_t)1 << SHIFT) - 1;
-        shuffle(order, (n - 1) / units_per_step, units_per_step, stream + n); // not a smaller last
+        // The last step, which may be smaller, stays last.
+        shuffle(order, (n - 1) / units_per_step, units_per_step, stream + n);
     }
-    d->order = order;
     d->n_units = n;
     d->next = 0;
     d->epoch++;
 }
 
-// Where row r of the step that begins at unit d->next has its ids.
+// Where row r of the step that begins at unit d->next has its ids: only from and to are set.
 static Document row_of(const Data *d, size_t r) {
     if (d->unit == WINDOW) {
         size_t from = epoch_phase(d, d->epoch - 1) + d->order[d->next + r] * d->T;
@@ -2080,8 +2068,7 @@ typedef struct { // the options of a command; option_table in chapter 12 says wh
 
 // Chapters 9 and 10.
 static void checkpoint_save(const Model *model, const Tokenizer *tok, const char *dir);
-static Figures evaluate(const Model *model, Tokenizer *tok, const Options *o, const char *task,
-                        const char *files);
+static Figures evaluate(const Model *model, Tokenizer *tok, const Options *o);
 static Figures evaluate_text(const Model *model, Acts *a, const Tokens *data, size_t context);
 static Figures evaluate_pairs(const Model *model, Acts *a, const Tokens *data, size_t context,
                               const double *ref_nats);
@@ -2115,25 +2102,22 @@ struct Stage {
 
 static Batch batch_new(size_t rows, size_t T) {
     int *ids = xcalloc(3 * rows * T + rows, sizeof *ids); // all four arrays
-    return (Batch){.ids = ids, .target = ids + rows * T, .at = ids + 2 * rows * T,
-                   .length = ids + 3 * rows * T};
+    return (Batch){.rows = rows, .T = T, .ids = ids, .target = ids + rows * T,
+                   .at = ids + 2 * rows * T, .length = ids + 3 * rows * T};
 }
 
 static void batch_free(Batch *b) { free(b->ids); }
 
 // ---- the log-probability of whole documents -----------------------------------------------------
 
-typedef struct { // a stretch of a document that fits into the context
-    size_t document, from, n;
-} Piece;
+// A part of a document that fits into the context: n ids are read, from `from` on.
+typedef struct { size_t document, from, n; } Piece;
 
 // Adds -logp of the targets of B pieces to nats, and their number to tokens, at their documents.
 static void score_pieces(const Model *model, Acts *a, const Tokens *data, const Piece *piece,
                          size_t B, size_t T, double *nats, double *tokens) {
     Batch batch = batch_new(B, T); // padded to the longest piece, T
-    for (size_t b = 0; b < B; b++)
-        shift_labels(batch.ids + b * T, batch.target + b * T, data->id + piece[b].from, piece[b].n,
-                     T);
+    for (size_t b = 0; b < B; b++) batch_set_row(&batch, b, data->id + piece[b].from, piece[b].n);
     logp_of(model, a, batch.ids, batch.target, NULL, B, T);
     for (int i = 0; i < a->n_out; i++) {
         size_t document = piece[a->out_row[i] / T].document;
@@ -2179,10 +2163,9 @@ static void prepare_data(Run *run) {
     size_t rows_per_unit = unit == PAIR ? 2 : 1;
     size_t T = o->seq ? (size_t)o->seq : min_size(context, unit == WINDOW ? 256 : 512);
     if (T > context) die("--seq %zu: max_position_embeddings allows %zu", T, context);
-    d->train = tokens_open(o->data, o->held_out ? ALL : TRAIN_PART, run->tok, unit, T);
-    d->held = o->held_out ? tokens_open(o->held_out, ALL, run->tok, unit, T)
-                          : tokens_open(o->data, HELD_PART, run->tok, unit, T);
-    if (o->rows) d->held.n = min_size(d->held.n, o->rows * rows_per_unit);
+    d->train = tokens_open(o->data, o->held_out ? ALL : TRAIN_PART, run->tok, unit, T, 0);
+    d->held = tokens_open(o->held_out ? o->held_out : o->data, o->held_out ? ALL : HELD_PART,
+                          run->tok, unit, T, o->rows);
     d->T = T;
     d->unit = unit;
     d->seed = splitmix64(o->sampling.seed);
@@ -2221,9 +2204,9 @@ static const Stage sft_stage = {"sft", 5e-4, DOCUMENT, prepare_data, NULL, fill_
 // second model is kept.
 static void begin_preferences(Run *run) {
     const Data *d = &run->data;
-    Preferences *p = xcalloc(1, sizeof *p);
+    Preferences *p = xcalloc(1, sizeof *p + (run->rows + d->train.n + d->held.n) * sizeof(double));
     p->beta = run->o->beta;
-    p->ref_sum = xcalloc(run->rows + d->train.n + d->held.n, sizeof(double)); // all three arrays
+    p->ref_sum = (double *)(p + 1); // the three arrays follow the struct
     p->train_nats = p->ref_sum + run->rows;
     p->held_nats = p->train_nats + d->train.n;
     score_documents(run->model, run->acts, &d->train, d->T, p->train_nats, NULL);
@@ -2236,6 +2219,7 @@ static void begin_preferences(Run *run) {
 static void fill_preferences(Run *run) {
     Preferences *p = run->own;
     fill_from_data(run);
+    // data.next is now past this step, whose pairs are the last rows / 2 before it.
     const size_t *pair = run->data.order + run->data.next - run->batch.rows / 2; // (rows / 2)
     for (size_t r = 0; r < run->batch.rows; r++)
         p->ref_sum[r] = -p->train_nats[pair[r / 2] * 2 + r % 2];
@@ -2246,11 +2230,7 @@ static Figures measure_preferences(Run *run) {
     return evaluate_pairs(run->model, run->acts, &run->data.held, run->T, p->held_nats);
 }
 
-static void end_preferences(Run *run) {
-    Preferences *p = run->own;
-    free(p->ref_sum);
-    free(p);
-}
+static void end_preferences(Run *run) { free(run->own); }
 
 static const Stage dpo_stage = {"dpo", 5e-5, PAIR, prepare_data, begin_preferences,
                                 fill_preferences, dpo_loss, measure_preferences, end_preferences};
@@ -2273,9 +2253,9 @@ typedef struct { // what is reported of one optimiser step
 
 // The gradients of one optimiser step: its rows in passes of at most pass_rows. Nothing is divided
 // by the number of passes, since each objective divides by the targets (or pairs) of the whole
-// step; so a smaller last pass, or a smaller last step of an epoch, is weighted right. (Only the
-// batch balance loss is no sum over rows: it is computed within each pass and weighted by its
-// share.)
+// step; so a smaller last pass, or a smaller last step of an epoch, is weighted right. (One
+// exception: the balance loss over a batch is not a sum over rows. It is computed per pass and
+// weighted by the share of the pass.)
 static Report accumulate_gradients(Model *model, Acts *a, const Batch *b, size_t pass_rows,
                                    Objective *objective, const void *own) {
     Report r = {.load_least = 1};
@@ -2299,7 +2279,7 @@ static Report accumulate_gradients(Model *model, Acts *a, const Batch *b, size_t
         r.load_most = fmax(r.load_most, share);
     }
     free(count);
-    r.grad_norm = gradient_norm(model);
+    r.grad_norm = sqrt(op->sum_of_squares(model->grads, model->n_params)); // of all tensors
     return r;
 }
 
@@ -2322,15 +2302,16 @@ static const char *first_bad_tensor(const Model *model) {
     return "no weight or gradient: the logits";
 }
 
-// One line per step: in a terminal it overwrites the line before, unless that was kept.
+// One line per step. In a terminal it replaces the line before, unless that was printed with keep.
 static void print_progress(const Run *run, long step, const Report *r, double lr, double speed,
-                           double left, bool keep) {
+                           double seconds_left, bool keep) {
     bool terminal = isatty(STDERR_FILENO);
     fprintf(stderr, "%s%s %ld/%ld  loss %.4f  lr %.2e  norm %.2f", terminal ? "\r\033[K" : "",
             run->stage->name, step, run->total, r->loss, lr, r->grad_norm);
     for (int i = 0; i < r->more.n; i++)
         fprintf(stderr, "  %s %.3g", r->more.figure[i].name, r->more.figure[i].value);
-    fprintf(stderr, "  %.0f tokens/s  %d:%02d left", speed, (int)left / 60, (int)left % 60);
+    fprintf(stderr, "  %.0f tokens/s  %d:%02d left", speed,
+            (int)seconds_left / 60, (int)seconds_left % 60);
     if (run->model->E)
         fprintf(stderr, "  load %.0f-%.0f%%", 100 * r->load_least, 100 * r->load_most);
     if (!terminal || keep) fprintf(stderr, "\n");
@@ -2346,29 +2327,25 @@ static void write_csv(FILE *csv, const Run *run, long step, const Report *r, dou
     }
     fprintf(csv, "%ld,%.6f,%.6f,%.4g,%.4f,%.0f,", step, r->loss, r->aux_loss, lr, r->grad_norm,
             speed);
-    if (run->model->E) fprintf(csv, "%.3f,%.3f", r->load_least, r->load_most);
-    else fprintf(csv, ",");
+    fprintf(csv, run->model->E ? "%.3f,%.3f" : ",", r->load_least, r->load_most);
     for (int i = 0; i < r->more.n; i++) fprintf(csv, ",%.6g", r->more.figure[i].value);
-    if (isfinite(measured)) fprintf(csv, ",%.6f\n", measured);
-    else fprintf(csv, ",\n");
+    fprintf(csv, isfinite(measured) ? ",%.6f\n" : ",\n", measured);
     fflush(csv);
 }
 
-// Measures what --task, or the stage, says, and prints it. Returns the watched figure.
-static double measure(Run *run, bool *reached) {
+// Measures what --task, or the stage, says, and prints it.
+static Figures measure(Run *run) {
     const Options *o = run->o;
-    Figures e = o->task ? evaluate(run->model, run->tok, o, o->task, o->eval_data)
-                        : run->stage->measure(run);
+    Figures e = o->task ? evaluate(run->model, run->tok, o) : run->stage->measure(run);
     fprintf(stderr, "measured:");
     for (int i = 0; i < e.n; i++) fprintf(stderr, "  %s %.6g", e.figure[i].name, e.figure[i].value);
     fprintf(stderr, e.n ? "\n" : "  nothing is held out\n");
-    *reached = e.less_is_better ? e.watched <= o->until : e.watched >= o->until;
-    return e.watched;
+    return e;
 }
 
-// Trains for run->total steps, or until the measured figure reaches --until. Leaves a checkpoint
-// and train.csv in --out, now and then and at the end; Ctrl-C ends it after the current step, with
-// everything saved. Exits if a loss or a gradient is not finite.
+// Trains for run->total steps, or until the measured figure reaches --until. Writes into --out a
+// row of train.csv per step, and a checkpoint at each measurement and at the end. Ctrl-C ends it
+// after the current step, with everything saved. Exits if a loss or a gradient is not finite.
 static void train(Run *run) {
     const Options *o = run->o;
     const Stage *stage = run->stage;
@@ -2391,31 +2368,29 @@ static void train(Run *run) {
                 r.loss, r.grad_norm, first_bad_tensor(run->model));
 
         double lr = schedule(highest_lr, step, run->total, o->warmup);
-        AdamW adamw = {lr, 1e-8, o->weight_decay, 0.9, o->beta2, o->clip, step};
+        AdamW adamw = {lr, 0.9, o->beta2, 1e-8, o->weight_decay, o->clip, step};
         adamw_step(run->model, &adamw, r.grad_norm);
 
         tokens += run->batch.rows * run->batch.T;
         double now = seconds(), speed = tokens / (now - start), measured = NAN;
         stop = interrupted; // read once per step, so that the last one measures and saves
-        bool last = step == run->total || stop;
-        bool look = last || step % eval_every == 0;
-        if (look || step == 1 || now - shown > (isatty(STDERR_FILENO) ? 0.2 : 5)) {
-            double left = (run->total - step) * (now - start) / step;
-            print_progress(run, step, &r, lr, speed, left, look);
+        bool measure_now = stop || step == run->total || step % eval_every == 0;
+        if (measure_now || step == 1 || now - shown > (isatty(STDERR_FILENO) ? 0.2 : 5)) {
+            double seconds_left = (run->total - step) * (now - start) / step;
+            print_progress(run, step, &r, lr, speed, seconds_left, measure_now);
             shown = now;
         }
-        if (look) {
-            bool reached;
-            measured = measure(run, &reached);
+        if (measure_now) {
+            Figures e = measure(run);
             checkpoint_save(run->model, run->tok, o->out);
-            stop |= reached;
+            measured = e.watched;
+            stop |= e.less_is_better ? e.watched <= o->until : e.watched >= o->until;
             start += seconds() - now; // measuring does not count
         }
         write_csv(csv, run, step, &r, lr, speed, measured);
     }
     signal(SIGINT, SIG_DFL);
-    bool bad = ferror(csv);
-    if (fclose(csv) || bad) die("%s: cannot be written", path);
+    if (ferror(csv) || fclose(csv)) die("%s: cannot be written", path);
     free(path);
 }
 
@@ -2424,83 +2399,69 @@ static void train(Run *run) {
 //
 // A model says how probable each token is to come next; talking is drawing one, appending it, and
 // asking again. What attention needs of the tokens before, k and v of every layer, is kept in the
-// KV cache, so that a new token costs one row of work and not all rows again. q is not kept: only
-// the new token asks. A prompt's rows go through the model together, as matrix products (prefill).
-// Then come steps of one row per sequence (decoding), whose time goes into reading the weights:
-// sequences that are decoded together share it.
+// KV cache, so that a new token costs one row of work and not all rows again. q is not kept:
+// attention needs only the query of the new token. A prompt's rows go through the model together,
+// as matrix products (prefill). Then come steps of one row per sequence (decoding), whose time goes
+// into reading the weights: sequences that are decoded together share it.
 // =================================================================================================
 
-typedef struct { // a token that may be drawn
-    float logit;
-    int id;
-} Candidate;
+// A token that may be drawn; value is its logit, later its probability.
+typedef struct { float value; int id; } Candidate;
 
 static int by_logit(const void *a, const void *b) { // largest first, ties by id
     const Candidate *x = a;
     const Candidate *y = b;
-    if (x->logit != y->logit) return x->logit > y->logit ? -1 : 1;
+    if (x->value != y->value) return x->value > y->value ? -1 : 1;
     return x->id - y->id;
 }
 
-// logits (V), in place: temperature divides them; the repetition penalty acts once on each distinct
-// token of the history (a positive logit is divided by it, any other multiplied).
-static void adjust_logits(float *logits, size_t V, double temperature, double penalty,
-                          const int *history, size_t n) {
-    bool *seen = xcalloc(V, sizeof *seen); // (V)
-    for (size_t v = 0; v < V; v++) logits[v] /= temperature;
-    for (size_t i = 0; i < n; i++) {
-        float *x = &logits[history[i]];
-        if (!seen[history[i]]) *x *= *x > 0 ? 1 / penalty : penalty;
-        seen[history[i]] = true;
-    }
-    free(seen);
-}
-
-// From logits (V) to the distribution that the next token is drawn from, in place, in MiniMind's
-// order: temperature and repetition penalty; top-k keeps what is not below the k-th largest logit;
-// top-p drops a token if the more probable ones already hold more than p together; softmax over
-// what is left. Temperature 0 leaves the most probable token alone.
-static void sampling_distribution(float *logits, size_t V, const int *history, size_t n,
-                                  const Sampling *s) {
+// From logits (V) and the tokens so far, history (n), to probs (V), the distribution that the next
+// token is drawn from, in MiniMind's order: temperature divides all logits; the repetition penalty
+// acts once on each distinct token of the history (a positive logit is divided by it, any other
+// multiplied); top-k keeps what is not below the k-th largest logit; top-p drops a token if the
+// more probable ones already hold more than p together; softmax over what is left. Temperature 0
+// leaves the most probable token alone.
+static void sampling_distribution(float *probs, const float *logits, size_t V, const int *history,
+                                  size_t n, const Sampling *s) {
     bool greedy = s->temperature < 1e-20; // dividing by it would overflow
+    double temperature = greedy ? 1 : s->temperature, penalty = s->repetition_penalty;
     size_t k = greedy ? 1 : min_size(s->top_k ? (size_t)s->top_k : V, V), n_kept = 0;
     Candidate *kept = xcalloc(V, sizeof *kept); // (n_kept)
-    float *probs = xcalloc(V, sizeof *probs);   // (n_kept)
-    adjust_logits(logits, V, greedy ? 1 : s->temperature, s->repetition_penalty, history, n);
-    for (size_t v = 0; v < V; v++) { // the k largest so far; if that is not all, in order
-        if (n_kept == k && !(logits[v] > kept[k - 1].logit)) continue;
-        size_t j = n_kept < k ? n_kept++ : k - 1;
-        for (; k < V && j > 0 && kept[j - 1].logit < logits[v]; j--) kept[j] = kept[j - 1];
-        kept[j] = (Candidate){logits[v], (int)v};
+    for (size_t v = 0; v < V; v++) probs[v] = logits[v] / temperature;
+    for (size_t i = 0; i < n; i++) {
+        float x = logits[history[i]] / temperature; // not probs: a token is penalised once
+        probs[history[i]] = x * (x > 0 ? 1 / penalty : penalty);
     }
-    for (size_t v = kept[k - 1].id + 1; v < V && !greedy; v++) // ties with the last one stay
-        if (logits[v] == kept[k - 1].logit) kept[n_kept++] = (Candidate){logits[v], (int)v};
+
+    for (size_t v = 0; v < V; v++) { // keep the k largest so far, in order unless k = V
+        if (n_kept == k && !(probs[v] > kept[k - 1].value)) continue;
+        size_t j = n_kept < k ? n_kept++ : k - 1;
+        for (; k < V && j > 0 && kept[j - 1].value < probs[v]; j--) kept[j] = kept[j - 1];
+        kept[j] = (Candidate){probs[v], (int)v};
+    }
+    for (size_t v = kept[k - 1].id + 1; v < V && !greedy; v++) // keep what equals the k-th
+        if (probs[v] == kept[k - 1].value) kept[n_kept++] = (Candidate){probs[v], (int)v};
     if (k == V && s->top_p < 1) qsort(kept, V, sizeof *kept, by_logit);
 
-    for (size_t i = 0; i < n_kept; i++) probs[i] = kept[i].logit;
+    for (size_t i = 0; i < n_kept; i++) probs[i] = kept[i].value;
     op->softmax_forward(probs, probs, 1, n_kept);
+    for (size_t i = 0; i < n_kept; i++) kept[i].value = probs[i];
     size_t end = 0;
-    float before = 0; // what the candidates 0 .. end - 1 hold
-    while (end < n_kept && (end == 0 || s->top_p >= 1 || before <= s->top_p)) {
-        before += probs[end];
-        end++;
-    }
+    float sum = 0; // of the candidates 0 .. end - 1
+    for (; end < n_kept && (s->top_p >= 1 || sum <= s->top_p); end++) sum += kept[end].value;
 
-    memset(logits, 0, V * sizeof *logits);
-    for (size_t i = 0; i < end; i++) logits[kept[i].id] = probs[i] / before;
+    memset(probs, 0, V * sizeof *probs);
+    for (size_t i = 0; i < end; i++) probs[kept[i].id] = kept[i].value / sum;
     free(kept);
-    free(probs);
 }
 
 // Token v owns an interval of length probs[v] in [0, 1). Returns the token whose interval contains
 // u, a random number.
 static int sample_token(const float *probs, size_t V, double u) {
     int last = 0;
-    for (size_t v = 0; v < V; v++) {
-        if (probs[v] <= 0) continue;
-        last = (int)v;
+    for (size_t v = 0; v < V && u >= 0; v++) {
+        if (probs[v] > 0) last = (int)v;
         u -= probs[v];
-        if (u < 0) break;
     }
     return last; // rounding may leave a little of u: then the last possible token
 }
@@ -2546,16 +2507,19 @@ typedef struct {
     bool done;       // the end token was drawn
     Text text;       // the drawn tokens as text, without the end token
     Utf8Stream utf8; // holds back the first bytes of a character until the last has come
-    Text accepted;   // what would be right, in a test: see chapter 10
+    Text accepted;   // the accepted answers to a test question: see chapter 10
 } Answer;
 
-// Draws the next token of an answer from its logits (V), which are overwritten. A model may have
-// more rows than its tokenizer has tokens; those are never drawn.
-static void draw_token(Answer *x, float *logits, const Tokenizer *tok, const Sampling *s,
-                       uint64_t stream, bool aloud) {
-    sampling_distribution(logits, tok->vocab_size, x->ids.id, x->ids.n, s);
-    int id = sample_token(logits, tok->vocab_size, uniform(stream, x->ids.n));
-    size_t shown = x->text.len;
+// Draws the next token of answer number i from its logits (V). A model may have more rows than its
+// tokenizer has tokens; those are never drawn.
+static void draw_token(Answer *x, const float *logits, const Tokenizer *tok, const Sampling *s,
+                       size_t i, bool aloud) {
+    size_t V = tok->vocab_size, shown = x->text.len;
+    float *probs = xcalloc(V, sizeof *probs); // (V)
+    sampling_distribution(probs, logits, V, x->ids.id, x->ids.n, s);
+    int id = sample_token(probs, V, uniform(splitmix64(s->seed + i), x->ids.n));
+    free(probs);
+
     ids_push(&x->ids, id);
     x->done = id == tok->eos;
     text_append(&x->text, "", 0); // no longer NULL
@@ -2565,32 +2529,30 @@ static void draw_token(Answer *x, float *logits, const Tokenizer *tok, const Sam
     fflush(stdout);
 }
 
-// Continues n sequences, in slots 0 .. n - 1 of the cache, until each has drawn the end token, or
+// Continues answer (n), in slots 0 .. n - 1 of the cache, until each has drawn the end token, or
 // max_new_tokens, or fills the cache. Neighbours with equal prompts share one prefill; then all
-// that are not done share every pass over the weights. Each draws from random numbers of its own.
-// What is drawn together or alone is the same text, except where two tokens are equally probable to
-// 6 digits: a product of 12 rows and more adds up in another order, which moves logits by about
-// 3e-7. With `aloud` the text is printed as it is drawn, and Ctrl-C ends it; without, Ctrl-C has no
-// effect here, because a measurement must not be cut short.
+// that are not done share every pass over the weights. Each draws from random numbers of its own. A
+// text does not depend on what is drawn beside it, except where two tokens are equally probable to
+// 6 digits: with 12 rows or more a product adds in another order, which moves logits by 3e-7. With
+// `aloud` the text is printed as it is drawn, and Ctrl-C ends it; without, Ctrl-C has no effect
+// here, because a measurement must not be cut short.
 static void complete(const Model *model, Acts *a, const Tokenizer *tok, Answer *answer, size_t n,
                      const Sampling *s, bool aloud) {
     int *past = xcalloc(3 * n, sizeof *past); // (n)
     int *slot = past + n;                     // (n)
     int *next = slot + n;                     // (n) the tokens drawn last
-    size_t logits_size = model->V * sizeof(float);
-    float *logits = xcalloc(model->V, sizeof *logits); // (V) those after the last prompt
     for (size_t i = 0; i < n; i++) {
-        Answer *x = &answer[i], *left = i > 0 ? x - 1 : NULL;
+        Answer *x = &answer[i], *previous = i > 0 ? x - 1 : NULL;
+        if (x->prompt) x->ids.n = x->prompt; // it was answered before
         x->prompt = x->ids.n;
-        if (left && left->prompt == x->prompt &&
-            !memcmp(left->ids.id, x->ids.id, x->prompt * sizeof(int))) {
-            copy_slot(model, a, i - 1, i, x->prompt);
-        } else {
-            prefill(model, a, x->ids.id, x->prompt, 0, (int)i);
-            memcpy(logits, a->logits, logits_size);
-        }
-        memcpy(a->logits, logits, logits_size); // draw_token overwrites them
-        draw_token(x, a->logits, tok, s, splitmix64(s->seed + i), aloud);
+        x->text.len = 0;
+        x->utf8.n = 0;
+        x->done = false;
+        if (previous && previous->prompt == x->prompt &&
+            !memcmp(previous->ids.id, x->ids.id, x->prompt * sizeof(int)))
+            copy_slot(model, a, i - 1, i, x->prompt); // a->logits are still those of this prompt
+        else prefill(model, a, x->ids.id, x->prompt, 0, (int)i);
+        draw_token(x, a->logits, tok, s, i, aloud);
     }
 
     for (size_t B = n; B > 0;) {
@@ -2606,11 +2568,9 @@ static void complete(const Model *model, Acts *a, const Tokenizer *tok, Answer *
         }
         if (B) decode_step(model, a, next, B, past, slot);
         for (size_t b = 0; b < B; b++)
-            draw_token(&answer[slot[b]], a->logits + b * model->V, tok, s,
-                       splitmix64(s->seed + slot[b]), aloud);
+            draw_token(&answer[slot[b]], a->logits + b * model->V, tok, s, slot[b], aloud);
     }
     free(past);
-    free(logits);
 }
 
 // ---- prompts and answers as text ----------------------------------------------------------------
@@ -2671,21 +2631,20 @@ static size_t answer_aloud(const Model *model, const Tokenizer *tok, Answer *x, 
 // 9. Files: a checkpoint is a folder
 //
 // config.json, model.safetensors, the tokenizer's two files and generation_config.json, with the
-// names that MiniMind, Qwen3 and other programs use. Every file is written beside its place and
-// renamed when it is complete: new_file() and new_file_done() of tokenizer.c do that, and a full
-// disk or a crash leaves the old file as it was.
+// names that MiniMind, Qwen3 and other programs use. Every file is written under a temporary name
+// and renamed when it is complete: new_file() and new_file_done() of tokenizer.c do that, and a
+// full disk or a crash leaves the old file as it was.
 // =================================================================================================
 
-// The model_type of config.json, the class that computes it in other libraries, and the values of
-// fields that a file may leave out, where they are not those of the preset minimind3.
+// Each model_type of config.json: its class in transformers, and the defaults of missing fields
+// where they differ from the preset minimind3.
 enum Family { MINIMIND_TYPE, LLAMA, QWEN3, QWEN3_MOE, FAMILIES };
 #define LIBRARY "rope_theta=1e4 num_key_value_heads=-1 yarn_original_max=0 yarn_attention_factor=-1"
-static const struct {
-    const char *type, *class, *fields;
-} family[] = {{"minimind", "MiniMind", "norm_topk_prob=1"},
-              {"llama", "Llama", "qk_norm=0 norm_topk_prob=0 " LIBRARY},
-              {"qwen3", "Qwen3", "norm_topk_prob=0 " LIBRARY},
-              {"qwen3_moe", "Qwen3Moe", "use_moe=1 norm_topk_prob=0 " LIBRARY}};
+static const struct { const char *type, *class, *fields; } family[] = {
+    {"minimind", "MiniMind", "norm_topk_prob=1"},
+    {"llama", "Llama", "qk_norm=0 norm_topk_prob=0 " LIBRARY},
+    {"qwen3", "Qwen3", "norm_topk_prob=0 " LIBRARY},
+    {"qwen3_moe", "Qwen3Moe", "use_moe=1 norm_topk_prob=0 " LIBRARY}};
 #undef LIBRARY
 
 static bool is_yarn_field(const Field *f) { return !strncmp(f->name, "yarn_", 5); }
@@ -2700,17 +2659,22 @@ static void append_token_ids(Text *t, const Tokenizer *tok) {
     }
 }
 
+static double field_get(const void *base, const Field *f) {
+    const char *at = (const char *)base + f->offset;
+    return f->kind == 'i' ? (double)*(const long *)at : *(const double *)at;
+}
+
 // Writes config.json and generation_config.json. A model that another library can compute gets that
 // library's model_type: dense ones are Llama, or Qwen3 with q/k norm; a MoE with q/k norm and
 // without shared experts is Qwen3-MoE; the rest is MiniMind's own.
 static void config_save(const Config *c, const Tokenizer *tok, const char *dir) {
     Text t = {0}, yarn = {0};
-    enum Family is = c->qk_norm ? QWEN3 : LLAMA;
-    if (c->use_moe) is = c->qk_norm && !c->n_shared_experts ? QWEN3_MOE : MINIMIND_TYPE;
+    enum Family type = c->qk_norm ? QWEN3 : LLAMA;
+    if (c->use_moe) type = c->qk_norm && !c->n_shared_experts ? QWEN3_MOE : MINIMIND_TYPE;
     text_printf(&t, "{\n  \"model_type\": \"%s\",\n  \"architectures\": [\"%sForCausalLM\"],\n"
                 "  \"torch_dtype\": \"float32\",\n  \"hidden_act\": \"silu\",\n"
                 "  \"attention_bias\": false,\n  \"tie_word_embeddings\": true,\n",
-                family[is].type, family[is].class);
+                family[type].type, family[type].class);
     append_token_ids(&t, tok);
     for (const Field *f = config_field; f < config_field + CONFIG_FIELDS; f++) {
         bool is_switch = f->kind == 'i' && f->most == 1;
@@ -2739,21 +2703,11 @@ static void read_field(Config *c, const Field *f, const Json *j, const char *pat
     const Json *v = json_get(j, f->name);
     if (!v) v = json_get(j, f->tag);
     if (!v || v->type == JSON_NULL) return;
-    bool is_bool = v->type == JSON_TRUE || v->type == JSON_FALSE;
-    if (!is_bool && v->type != JSON_NUMBER) die("%s: %s is not a number", path, f->name);
-    field_set(c, f, is_bool ? v->type == JSON_TRUE : v->number, path);
+    if (v->type > JSON_NUMBER) die("%s: %s is not a number", path, f->name); // or true or false
+    field_set(c, f, v->type == JSON_TRUE ? 1 : v->number, path);
 }
 
-// Exits unless j[key] is missing, null or `known`: a setting that is not implemented must not be
-// ignored.
-static void expect_setting(const Json *j, const char *key, const char *known, const char *path) {
-    const Json *v = json_get(j, key);
-    if (!v || v->type == JSON_NULL) return;
-    const char *is = v->type == JSON_STRING ? v->s : json_names[v->type]; // "true", "a list", ...
-    if (strcmp(is, known)) die("%s: %s is %s; only %s is known here", path, key, is, known);
-}
-
-// The configuration of a config.json without any field.
+// The values of fields that this config.json does not have.
 static Config family_defaults(const Json *j, const char *path) {
     Config c = config_preset("minimind3");
     const char *type = json_text(j, "model_type");
@@ -2761,8 +2715,8 @@ static Config family_defaults(const Json *j, const char *path) {
     while (type && f < FAMILIES && strcmp(type, family[f].type)) f++;
     if (f == FAMILIES)
         die("%s: model_type %s; known are minimind llama qwen3 qwen3_moe", path, type);
-    if (f != MINIMIND_TYPE && !json_get(j, "tie_word_embeddings")) // false in other libraries
-        die("%s: tie_word_embeddings is missing; only true is known here", path);
+    // Where it is missing, other libraries take it as false.
+    require(path, "", j, "tie_word_embeddings", "true", f == MINIMIND_TYPE ? "null" : NULL);
 
     config_parse(&c, family[f].fields, path);
     if (json_get(j, "num_experts")) c.use_moe = 1;
@@ -2798,12 +2752,11 @@ static Config config_load(const char *dir) {
     if (kind && !c.yarn && strcmp(kind, "default"))
         die("%s: RoPE of type %s; known are default and yarn", path, kind);
 
-    expect_setting(j, "hidden_act", "silu", path);
-    expect_setting(j, "tie_word_embeddings", "true", path);
-    expect_setting(j, "attention_bias", "false", path);
-    expect_setting(j, "use_sliding_window", "false", path);
-    expect_setting(j, "scoring_func", "softmax", path);
-    expect_setting(j, "partial_rotary_factor", "null", path);
+    require(path, "", j, "hidden_act", "silu", "null"); // or missing
+    require(path, "", j, "attention_bias", "false", "null");
+    require(path, "", j, "use_sliding_window", "false", "null");
+    require(path, "", j, "scoring_func", "softmax", "null");
+    require(path, "", j, "partial_rotary_factor", "null", NULL);
     config_complete(&c, path);
     json_free(j);
     free(text);
@@ -2863,7 +2816,7 @@ static void read_tensor(float *x, const Tensor *t, Weights *w) {
         const char *name;
         int bytes, exponent, mantissa;
     } dtypes[] = {{"F64", 8, 11, 52}, {"F32", 4, 8, 23}, {"BF16", 2, 8, 7}, {"F16", 2, 5, 10}};
-    const Json *entry = json_get(w->header, t->name);
+    Json *entry = json_get(w->header, t->name);
     const Json *shape = json_get(entry, "shape"), *range = json_get(entry, "data_offsets");
     const char *dtype = json_text(entry, "dtype");
     size_t n = tensor_size(t);
@@ -2897,23 +2850,19 @@ static void read_tensor(float *x, const Tensor *t, Weights *w) {
         if (!isfinite(x[k])) die("%s: %s holds a number that is not finite", w->path, t->name);
     }
     w->used += n * width;
+    entry->type = JSON_NULL; // read; check_entries() looks for entries that were not
 }
 
 // Exits if the file holds more than the tensors of the table, or some of them twice. lm_head.weight
 // is allowed: it is the tied embedding again.
-static void check_entries(const Model *model, const Weights *w) {
-    int entries = 0;
-    bool tied = json_get(w->header, "lm_head.weight");
-    for (const Json *e = w->header->child; e; e = e->next) {
-        const Tensor *t = model->tensor;
-        if (!strcmp(e->key, "__metadata__") || !strcmp(e->key, "lm_head.weight")) continue;
-        while (t < model->tensor + model->n_tensors && strcmp(t->name, e->key)) t++;
-        if (t == model->tensor + model->n_tensors)
-            die("%s: holds %s, which the model of config.json does not have", w->path, e->key);
-        entries++;
-    }
-    if (entries != model->n_tensors || (!tied && w->used != w->size))
-        die("%s: tensors overlap, are duplicates or leave gaps: it is damaged", w->path);
+static void check_entries(const Weights *w) {
+    for (const Json *e = w->header->child; e; e = e->next)
+        if (e->type != JSON_NULL && strcmp(e->key, "__metadata__") &&
+            strcmp(e->key, "lm_head.weight"))
+            die("%s: holds %s twice, or the model of config.json does not have it", w->path,
+                e->key);
+    if (!json_get(w->header, "lm_head.weight") && w->used != w->size)
+        die("%s: tensors overlap or leave gaps: it is damaged", w->path);
 }
 
 // Loads the weights of an allocated model from a checkpoint folder, in any of four number formats,
@@ -2928,19 +2877,16 @@ static void weights_load(Model *model, const char *dir) {
     if (len < 2 || len > size - 8)
         die("%s: is not a safetensors file or is cut off (%zu bytes)", path, size);
 
-    char *header = format("%.*s", (int)len, file + 8); // a copy with an end
-    Weights w = {path, json_parse_file(path, header, strlen(header)), file + 8 + len,
-                 size - 8 - len, 0};
+    Weights w = {path, json_parse_file(path, file + 8, len), file + 8 + len, size - 8 - len, 0};
     float *floats = NULL; // a tensor before it is packed
     for (Tensor *t = model->tensor; t < model->tensor + model->n_tensors; t++) {
         if (!t->weight) floats = xrealloc(floats, tensor_size(t), sizeof *floats);
         read_tensor(t->weight ? t->weight : floats, t, &w);
         if (!t->weight) op->pack_tensor(t, floats);
     }
-    check_entries(model, &w);
+    check_entries(&w);
     json_free(w.header);
     munmap((void *)file, size);
-    free(header);
     free(floats);
     free(path);
 }
@@ -3015,8 +2961,8 @@ static Figures evaluate_text(const Model *model, Acts *a, const Tokens *data, si
 
 // ---- preferences --------------------------------------------------------------------------------
 
-// The share of pairs in which the model prefers the chosen answer by more than the reference did,
-// whose -logp of each document is ref_nats (n); NULL: prefers it at all.
+// The share of pairs whose chosen answer the model prefers by a larger margin than the reference
+// does. ref_nats (n): -logp of each document under the reference; NULL: margin 0.
 static Figures evaluate_pairs(const Model *model, Acts *a, const Tokens *data, size_t context,
                               const double *ref_nats) {
     Figures e = {.watched = NAN};
@@ -3085,10 +3031,7 @@ static Text accepted_answers(const Json *record, const Json *last) {
 static void add_task(Tasks *t, const Reader *r, Tokenizer *tok, bool think) {
     const Json *messages = json_get(r->json, "conversations");
     Json *last = messages && messages->type == JSON_ARRAY ? messages->child : NULL, *before = NULL;
-    while (last && last->next) {
-        before = last;
-        last = last->next;
-    }
+    for (; last && last->next; last = last->next) before = last;
     if (!before || !role_is(last, "assistant"))
         die("%s:%zu: \"conversations\" has to end with a question and an assistant's turn", r->path,
             r->number);
@@ -3131,11 +3074,6 @@ static void answer_tasks(const Model *model, Tokenizer *tok, Tasks *t, size_t ma
     size_t room = min_size(context, t->longest + max_new_tokens);
     Acts *a = acts_new(model, INFERENCE, max_size(t->longest, AT_ONCE), AT_ONCE, room);
     Sampling greedy = {.top_p = 1, .repetition_penalty = 1, .max_new_tokens = max_new_tokens};
-    for (Answer *x = t->answer; x < t->answer + t->n; x++) { // they may have been answered before
-        if (x->prompt) x->ids.n = x->prompt;
-        x->text.len = 0;
-        x->done = false;
-    }
     for (size_t i = 0; i < t->n; i += AT_ONCE)
         complete(model, a, tok, t->answer + i, min_size(AT_ONCE, t->n - i), &greedy, false);
     acts_free(a);
@@ -3191,12 +3129,10 @@ static int one_of(const char *option, const char *value, const char *words) {
     die("--%s %s: allowed is one of %s", option, value, words);
 }
 
-// Measures one of --task's tasks on the files in a list.
-static Figures evaluate(const Model *model, Tokenizer *tok, const Options *o, const char *task,
-                        const char *files) {
-    enum { PPL, PREF, QA, THINK } which;
-    which = one_of("task", task, "ppl pref qa think");
-    if (!files) die("--task %s: --eval-data is missing: a file to measure on", task);
+// Measures --task on the files of --eval-data, or of --data.
+static Figures evaluate(const Model *model, Tokenizer *tok, const Options *o) {
+    const char *task = o->task ? o->task : "ppl", *files = o->eval_data ? o->eval_data : o->data;
+    enum { PPL, PREF, QA, THINK } which = one_of("task", task, "ppl pref qa think");
     if (which >= QA) {
         Tasks tasks = tasks_load(files, tok, which == THINK, o->rows);
         Figures answered = evaluate_tasks(model, tok, o, &tasks, which == THINK);
@@ -3207,10 +3143,9 @@ static Figures evaluate(const Model *model, Tokenizer *tok, const Options *o, co
     bool pairs = which == PREF;
     size_t context = min_size(model->config.max_position_embeddings, 2048);
     Acts *a = acts_new(model, INFERENCE, context, context, 0);
-    Tokens data = tokens_open(files, ALL, tok, pairs ? PAIR : WINDOW, context), some = data;
-    if (o->rows) some.n = min_size(data.n, o->rows * (pairs ? 2 : 1));
-    Figures e = pairs ? evaluate_pairs(model, a, &some, context, NULL)
-                      : evaluate_text(model, a, &some, context);
+    Tokens data = tokens_open(files, ALL, tok, pairs ? PAIR : WINDOW, context, o->rows);
+    Figures e = pairs ? evaluate_pairs(model, a, &data, context, NULL)
+                      : evaluate_text(model, a, &data, context);
     tokens_close(&data);
     acts_free(a);
     return e;
@@ -3253,8 +3188,7 @@ static inline Lanes load(const float *x) { // from any address
 // last.
 static inline float sum_lanes(Lanes v) {
     typedef float Quarter __attribute__((vector_size(16)));
-    Quarter quarter[sizeof v / sizeof(Quarter)];
-    Quarter sum = {0};
+    Quarter quarter[sizeof v / sizeof(Quarter)], sum = {0};
     float x[4] = {0};
     memcpy(quarter, &v, sizeof v);
     for (size_t i = 0; i < sizeof v / sizeof sum; i++) sum += quarter[i];
@@ -3308,10 +3242,8 @@ enum { NR = 2 * LANES };
 enum { MC = 96, KC = 1024, NC = 384 }; // whole panels fit into these blocks
 enum { THIN = 12 };                    // with fewer rows than this, packing does not pay
 
-typedef struct { // a matrix to be read: element (i, j) is at[i * row + j * col]
-    const float *at;
-    size_t row, col;
-} View;
+// A matrix to be read: element (i, j) is at[i * row + j * col].
+typedef struct { const float *at; size_t row, col; } View;
 
 // x, stored in rows of `width` numbers: as it is, or with rows and columns exchanged, so that
 // view_transposed(dy, out) is dy^T (out, n).
@@ -3371,9 +3303,9 @@ static inline void pack(float *to, View v, size_t rows, size_t K, const size_t R
     }
 }
 
-// The whole arithmetic: c (rows, cols), its rows ldc apart, = a (MR, K) times the panel b (K, NR);
-// += with `add`. All MR x NR numbers are computed; the rows <= MR and cols <= NR that exist are
-// stored.
+// The kernel, where all multiplications happen: c (rows, cols), its rows ldc apart, = a (MR, K)
+// times the panel b (K, NR); += with `add`. All MR x NR numbers are computed; the rows <= MR and
+// cols <= NR that exist are stored.
 static void multiply_panels(float *c, size_t ldc, size_t rows, size_t cols, View a, const float *b,
                             size_t K, bool add) {
     Lanes acc[MR][2] = {{{0}}};
@@ -3395,6 +3327,7 @@ static void multiply_panels(float *c, size_t ldc, size_t rows, size_t cols, View
 // read in place; only transposed ones, and an incomplete last panel, need packing.
 static void gemm_blocked(size_t M, size_t N, size_t K, View a, View b, float *c, size_t ldc,
                          bool add) {
+    // panels (kc, MR) of a and (kc, NR) of b
     static _Thread_local _Alignas(64) float packed_a[MC * KC], packed_b[KC * NC];
     for (size_t j0 = 0; j0 < N; j0 += NC)
         for (size_t k0 = 0; k0 < K; k0 += KC) {
@@ -3450,13 +3383,12 @@ static void gemm(size_t M, size_t N, size_t K, View a, View b, float *c, size_t 
 }
 
 // The same with all threads: c is cut into a grid of one block per thread. A thread reads M / rows
-// rows of a and N / cols columns of b; the grid is chosen for which that is least. The sum of an
-// element runs over k in the same order wherever the cuts are. Thin or blocked is decided by the
-// whole product, never by a block of it, since the two round differently.
+// rows of a and N / cols columns of b; of all grids, the one with the least reading is chosen. The
+// sum of an element runs over k in the same order wherever the cuts are. Thin or blocked is decided
+// by the whole product, never by a block of it, since the two round differently.
 static void matmul(size_t M, size_t N, size_t K, View a, View b, float *c, bool add) {
-    size_t threads = n_threads;
+    size_t threads = n_threads, rows = 1;
     bool thin = M < THIN;
-    size_t rows = 1;
     for (size_t r = 2; !thin && r <= threads; r++)
         if (threads % r == 0 && M / r + N * r / threads < M / rows + N * rows / threads) rows = r;
     size_t cols = threads / rows, m = round_up((M + rows - 1) / rows, MR);
@@ -3516,14 +3448,8 @@ static inline float fast_exp(float x) {
     float y = float_of((size < limit ? size : limit) | (bits ^ size)); // x, within -104 .. 104
     float shifted = y * 1.44269504f + 12582912.0f; // + 1.5 * 2^23 leaves no bits for a fraction
     float n = shifted - 12582912.0f, r = y - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.0f / 5040;
-    p = p * r + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
+    float p = 1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720 + r * (1.0f / 5040)));
+    p = 1.0f + r * (1.0f + r * (0.5f + r * (1.0f / 6 + r * p))); // e^r
     int32_t whole = bits_of(shifted) - bits_of(12582912.0f); // n as an integer
     int32_t half = whole >> 1;
     p = p * float_of((half + 127) << 23) * float_of((whole - half + 127) << 23); // times 2^n
@@ -3555,8 +3481,7 @@ static float row_max(const float *x, size_t n) {
 
 // y = e^(x - shift), both (n); returns the sum. y may be x.
 static float row_exp(float *y, const float *x, size_t n, float shift) {
-    float lane[LANES] = {0};
-    float sum = 0;
+    float lane[LANES] = {0}, sum = 0;
     size_t whole = n / LANES * LANES;
     for (size_t i = 0; i < whole; i += LANES)
         for (size_t j = 0; j < LANES; j++) {
@@ -3653,8 +3578,9 @@ static void copy_rows(float *to, size_t to_stride, const float *from, size_t fro
         memcpy(to + i * to_stride, from + i * from_stride, width * sizeof *to);
 }
 
-// One tile of attention_forward: queries t0 .. t0 + n - 1. Pointers begin at the tile's sequence
-// and head or group of heads: out, q (T, H, D), lse (T, H), k, v (keys, KV, D).
+// One tile of attention_forward: queries t0 .. t0 + n - 1. All pointers start at the tile's
+// sequence and at the first head of its group; strides are those of the whole arrays: out, q (T, H,
+// D), lse (T, H), k, v (keys, KV, D).
 static void tile_forward(float *out, float *lse, const float *q, const float *k, const float *v,
                          size_t t0, size_t n, size_t past, size_t H, size_t KV, size_t D) {
     size_t G = H / KV, rows = n * G;
@@ -3899,7 +3825,7 @@ static inline Lanes unpack(Words v, int k, const int bits) {
 static inline float packed_row(const Tensor *w, size_t row, const float *x, float *to,
                                const int bits) {
     const int per_word = 32 / bits;
-    const uint32_t *word = w->packed + row * w->cols / per_word;
+    const uint32_t *word = w->packed + row * w->cols / per_word; // (cols / per_word)
     Lanes acc = {0};
     for (size_t i = 0; i < w->cols; i += per_word * LANES, word += LANES) {
         float scale = bits == 8 ? w->scale[(row * w->cols + i) / INT8_BLOCK] : 1;
@@ -3908,23 +3834,22 @@ static inline float packed_row(const Tensor *w, size_t row, const float *x, floa
         memcpy(&v, word, sizeof v);
         for (int k = 0; k < per_word; k++) {
             Lanes number = unpack(v, k, bits);
-            if (!to) {
-                sum += load(x + i + k * LANES) * number;
-                continue;
-            }
+            if (!to) sum += load(x + i + k * LANES) * number;
             number *= scale;
-            memcpy(to + i + k * LANES, &number, sizeof number);
+            if (to) memcpy(to + i + k * LANES, &number, sizeof number);
         }
         acc += scale * sum;
     }
     return sum_lanes(acc);
 }
 
-// Writes row `row` of packed w (rows, cols) as floats.
-static void unpack_row(float *to, const Tensor *w, size_t row) {
-    if (w->bits == 16) packed_row(w, row, NULL, to, 16);
-    else packed_row(w, row, NULL, to, 8);
+// packed_row() for either kind of weights: each call of it has constant bits.
+static inline float packed_dot(const Tensor *w, size_t row, const float *x, float *to) {
+    return w->bits == 16 ? packed_row(w, row, x, to, 16) : packed_row(w, row, x, to, 8);
 }
+
+// Writes row `row` of packed w (rows, cols) as floats.
+static void unpack_row(float *to, const Tensor *w, size_t row) { packed_dot(w, row, NULL, to); }
 
 // linear_forward for packed weights. One row of x is multiplied as the weights are unpacked. For
 // several rows, a few rows of weights at a time are written out as floats, which never leave the
@@ -3940,11 +3865,8 @@ static void packed_linear(float *y, const float *x, const Tensor *w, size_t n, b
             gemm(n, rows, in, view(x, in), view_transposed(floats, in), y + o, out, add);
             continue;
         }
-        for (size_t r = o; r < o + rows; r++) {
-            bool bf16 = w->bits == 16; // so that each call has constant bits
-            float sum = bf16 ? packed_row(w, r, x, NULL, 16) : packed_row(w, r, x, NULL, 8);
-            y[r] = (add ? y[r] : 0) + sum;
-        }
+        for (size_t r = o; r < o + rows; r++)
+            y[r] = (add ? y[r] : 0) + packed_dot(w, r, x, NULL);
     }
 }
 
@@ -3954,7 +3876,8 @@ static uint32_t bf16_of(float x) {
     return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
 }
 
-// The integer that, with the fraction `below` it in the word, is nearest to x / scale.
+// The integer for which integer + below, the fraction under it in the word, is nearest to
+// x / (2^24 scale). scale is t->scale[b], which contains the factor 2^-24.
 static uint32_t int8_of(float x, float scale, double below) {
     return scale > 0 ? (uint32_t)lrint(x / scale * 0x1p-24 - below) & 0xFF : 0;
 }
@@ -3964,10 +3887,6 @@ static uint32_t int8_of(float x, float scale, double below) {
 // number becomes 127, and no error exceeds 1/254 of it.
 static void pack_tensor(Tensor *t, const float *x) {
     size_t n = tensor_size(t);
-    if (t->bits == 32) {
-        memcpy(t->weight, x, n * sizeof *x);
-        return;
-    }
     for (size_t b = 0; t->bits == 8 && b < n / INT8_BLOCK; b++) {
         float most = 0;
         for (size_t i = 0; i < INT8_BLOCK; i++) most = fmaxf(most, fabsf(x[b * INT8_BLOCK + i]));
@@ -3978,10 +3897,9 @@ static void pack_tensor(Tensor *t, const float *x) {
     for (size_t i = 0; i < n; i++) {
         int place = (int)(i % group / LANES * t->bits); // its lowest bit in the word
         uint32_t *word = &t->packed[i / group * LANES + i % LANES];
-        uint32_t number;
         if (place == 0) *word = 0;
-        if (t->bits == 16) number = bf16_of(x[i]);
-        else number = int8_of(x[i], t->scale[i / INT8_BLOCK], ldexp(*word, -place));
+        uint32_t number = t->bits == 16 ? bf16_of(x[i])
+                          : int8_of(x[i], t->scale[i / INT8_BLOCK], ldexp(*word, -place));
         *word |= number << place;
     }
 }
@@ -4003,7 +3921,8 @@ static const Ops fast = {
 // =================================================================================================
 
 // The letters of the commands in a tag: p pretrain, s sft, d dpo (the stages of training); w
-// generate (write), c chat, e eval, i info. The preset NAN means that the stage decides.
+// generate (write), c chat, e eval, i info. The default NAN: each stage has its own --lr; --until
+// never stops.
 static const Field option_table[] = {
 #define AT(field) offsetof(Options, field)
 #define TEXT(field) 's', AT(field), 0, 0, 0
@@ -4022,11 +3941,10 @@ static const Field option_table[] = {
     {"accumulate", "psd", 'i', AT(accumulate), 1, 1e6, 1, "batches for one optimiser step"},
     {"beta2", "psd", 'f', AT(beta2), 0, 0.999999, 0.95, "AdamW's memory of squared gradients"},
     {"weight-decay", "psd", 'f', AT(weight_decay), 0, 10, 0.1, "of matrices; norms never decay"},
-    {"clip", "psd", 'f', AT(clip), 0, 1e9, 1, "largest gradient norm; 0: any"},
+    {"clip", "psd", 'f', AT(clip), 0, 1e9, 1, "largest gradient norm; 0: no limit"},
     {"recompute", "psd", 'i', AT(recompute), 0, 1, 0, "1: less memory, up to a third more work"},
     {"beta", "d", 'f', AT(beta), 0, 100, 0.1, "how much the reference holds the model back"},
-    {"eval-every", "psd", 'i', AT(eval_every), 0, 1e9, 0,
-     "steps between measurements; 0: a tenth of all"},
+    {"eval-every", "psd", 'i', AT(eval_every), 0, 1e9, 0, "steps per measurement; 0: total / 10"},
     {"task", "psde", TEXT(task), "what to measure: ppl, qa, think or pref"},
     {"eval-data", "psd", TEXT(eval_data), "measure --task on this file"},
     {"rows", "psde", 'i', AT(rows), 0, 1e9, 0, "measure on so many rows at most; 0: all"},
@@ -4064,9 +3982,9 @@ static void apply_threads(const Options *o) {
     op = o->plain ? &plain : &fast;
 }
 
-// Reads the options of the command with this letter into o. An instrument has options of its own as
-// well; its letter is '*' if it knows only those options of the book that all commands know. Words
-// that are no option go to rest: see parse_options() of tokenizer.c.
+// Reads the options of the command with this letter into o. An instrument adds a set of its own;
+// letter '*' accepts only the options that all commands know. Words that are no option go to rest:
+// see parse_options() of tokenizer.c.
 static void read_options(char **argv, char letter, Options *o, OptionSet own, char **rest) {
     bool sized = strchr("psi", letter); // the fields of the configuration are options too
     size_t first = letter != 'i';       // info alone may set vocab_size, row 0 of the table
@@ -4095,9 +4013,8 @@ static Config options_config(const Options *o, const Tokenizer *tok) {
 // Loads --model for inference, with its weights in the format of --weights.
 static Model *load_model(const Options *o, const Tokenizer *tok) {
     Model *model = model_new(options_config(o, tok));
-    int bits = 32;
-    if (o->weights)
-        bits >>= one_of("weights", o->weights, sizeof(float) == 4 ? "f32 bf16 int8" : "f32");
+    const char *kinds = sizeof(float) == 4 ? "f32 bf16 int8" : "f32";
+    int bits = 32 >> one_of("weights", o->weights ? o->weights : "f32", kinds);
     if (o->plain && bits < 32) die("--plain 1: the definitions know f32 weights only");
     model_allocate(model, false, bits);
     weights_load(model, o->model);
@@ -4122,6 +4039,7 @@ static void run_stage(const Stage *stage, const Options *given, void *own) {
     char *default_out = format("out/%s", stage->name);
     if (!o.out) o.out = default_out;
     if (!o.tokenizer && !o.model) die("--tokenizer or --model is missing: a folder");
+    if (o.task && !o.eval_data) die("--task %s: --eval-data is missing: what to measure on", o.task);
     run.tok = tokenizer_load(o.tokenizer ? o.tokenizer : o.model);
     run.model = model_new(options_config(&o, run.tok));
     stage->prepare(&run);
@@ -4194,14 +4112,13 @@ typedef struct { // a conversation in the terminal
     double spent; // seconds
 } Conversation;
 
-// A line that begins with '/'. Returns false to leave.
-static bool chat_command(Conversation *c, const char *line) {
-    if (!strcmp(line, "/quit")) return false;
-    if (!strcmp(line, "/think")) {
+// A line that begins with '/'.
+static void chat_command(Conversation *c, const char *line) {
+    if (!strcmp(line, "/reset")) {
+        c->messages.len = c->system_len;
+    } else if (!strcmp(line, "/think")) {
         c->o.think = !c->o.think;
         fprintf(stderr, "thinking is %s\n", c->o.think ? "on" : "off");
-    } else if (!strcmp(line, "/reset")) {
-        c->messages.len = c->system_len;
     } else if (!strcmp(line, "/system") || !strncmp(line, "/system ", 8)) {
         c->messages.len = 0;
         if (strlen(line) > 8) add_message(&c->messages, "system", NULL, line + 8);
@@ -4212,7 +4129,6 @@ static bool chat_command(Conversation *c, const char *line) {
     } else {
         fprintf(stderr, "%s: no such command\n", line);
     }
-    return true;
 }
 
 // Answers a line. The conversation so far is encoded again for each turn, so that /think and
@@ -4246,11 +4162,12 @@ static void cmd_chat(const Options *o) {
     char *line = NULL;
     size_t cap = 0;
     fprintf(stderr, "/think  /system TEXT  /reset  /stats  /quit\n");
-    for (bool more = true; more;) {
+    while (true) {
         fputs("> ", stderr);
         if (getline(&line, &cap, stdin) < 0) break;
         line[strcspn(line, "\r\n")] = 0;
-        if (*line == '/') more = chat_command(&c, line);
+        if (!strcmp(line, "/quit")) break;
+        if (*line == '/') chat_command(&c, line);
         else if (*line) chat_turn(&c, line);
     }
     free(c.messages.s);
@@ -4273,7 +4190,7 @@ static void print_figures(const Figures *f) {
 static void cmd_eval(const Options *o) {
     Tokenizer *tok = tokenizer_load(o->model);
     Model *model = load_model(o, tok);
-    Figures e = evaluate(model, tok, o, o->task ? o->task : "ppl", o->data);
+    Figures e = evaluate(model, tok, o);
     print_figures(&e);
     model_free(model);
     tokenizer_free(tok);
@@ -4297,17 +4214,18 @@ static void cmd_info(const Options *o) {
     printf("%-34s %zu bytes a token\n", "KV cache",
            2 * model->L * model->KV * model->D * sizeof(float));
 
-    double MB = 1e6 / sizeof(float), params = model->n_params / MB;
-    double acts = acts_size(model, TRAINING, o->batch * T, 0, 0) / MB;
+    double MB = 1e6 / sizeof(float), params_mb = model->n_params / MB;
+    double acts_mb = acts_size(model, TRAINING, o->batch * T, 0, 0) / MB;
     printf("%-34s %.1f MB = 4 x %.1f (weights, gradients, AdamW) + %.1f (activations, %ld x %zu)\n",
-           "memory to train", 4 * params + acts, params, acts, o->batch, T);
+           "memory to train", 4 * params_mb + acts_mb, params_mb, acts_mb, o->batch, T);
     printf("%-34s %.1f MB\n", "the same with --recompute 1",
-           4 * params + acts_size(model, RECOMPUTE, o->batch * T, 0, 0) / MB);
-    acts = acts_size(model, INFERENCE, min_size(T, 512), 1, T) / MB;
+           4 * params_mb + acts_size(model, RECOMPUTE, o->batch * T, 0, 0) / MB);
+    acts_mb = acts_size(model, INFERENCE, min_size(T, 512), 1, T) / MB;
     for (int i = 0; i < 3; i++) {
         double weights = weight_bytes(model, 32 >> i) * 1e-6;
         printf("%-34s %.1f MB = %.1f (weights, %s) + %.1f (KV cache and activations, %zu "
-               "positions)\n", "memory to generate", weights + acts, weights, kept_as[i], acts, T);
+               "positions)\n", "memory to generate", weights + acts_mb, weights, kept_as[i],
+               acts_mb, T);
     }
     model_free(model);
     if (tok) tokenizer_free(tok);

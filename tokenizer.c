@@ -221,11 +221,6 @@ typedef struct { // a table of options, and the struct that their values go to
     Text *given;  // gets " name=value" for each option that is given; or NULL
 } OptionSet;
 
-static inline double field_get(const void *base, const Field *f) {
-    const char *at = (const char *)base + f->offset;
-    return f->kind == 'i' ? (double)*(const long *)at : *(const double *)at;
-}
-
 // Stores a number in the struct at `base`, without checking it.
 static void field_put(void *base, const Field *f, double value) {
     char *at = (char *)base + f->offset;

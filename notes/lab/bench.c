@@ -293,7 +293,8 @@ static Model *random_model(Config config, int bits) {
         x = xrealloc(x, tensor_size(t), sizeof *x);
         for (size_t i = 0; i < tensor_size(t); i++)
             x[i] = 0.02f * (float)(2 * uniform(t->offset, i) - 1);
-        pack_tensor(t, x);
+        if (t->weight) memcpy(t->weight, x, tensor_size(t) * sizeof *x);
+        else pack_tensor(t, x);
     }
     free(x);
     return model;

@@ -34,6 +34,7 @@
 #define main grpo_main
 #include "grpo.c"
 #undef main
+#include <float.h>
 
 enum { PRECISE = sizeof(float) == 8 }; // compiled for double
 

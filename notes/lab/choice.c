@@ -48,7 +48,7 @@ static size_t answer_choices(const Model *model, Acts *a, Tokenizer *tok, const 
     if (!(answer->number >= 0 && answer->number < n))
         die("%s:%zu: \"answer\" is not the number of a choice", r->path, r->number);
 
-    score_documents(model, a, &(Tokens){ids.id, document, ids.n, n}, a->max_rows, nats, NULL);
+    score_documents(model, a, &(Tokens){ids.id, document, ids.n, n, 0}, a->max_rows, nats, NULL);
     for (size_t c = 1; c < n; c++) {
         double bytes = document[c].bytes, best_bytes = document[best_per_byte].bytes;
         if (nats[c] < nats[best]) best = c;

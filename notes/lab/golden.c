@@ -603,12 +603,13 @@ static void golden_sampling(Golden *g) {
                       .top_k = (long)golden_number(g, setting, 4),
                       .top_p = golden_number(g, setting, 5)};
         size_t V = r->n - 2, n = tokens ? tokens->n - 2 : 0;
-        float *probs = borrow(V, sizeof *probs);   // (V) logits at first
+        float *logits = borrow(V, sizeof *logits); // (V)
+        float *probs = borrow(V, sizeof *probs);   // (V)
         double *got = borrow(V, sizeof *got);      // (V)
         int *history = borrow(n, sizeof *history); // (n)
-        for (size_t v = 0; v < V; v++) probs[v] = golden_number(g, r, 2 + v);
+        for (size_t v = 0; v < V; v++) logits[v] = golden_number(g, r, 2 + v);
         for (size_t i = 0; i < n; i++) history[i] = golden_int(g, tokens, 2 + i, 0, (int)V - 1);
-        sampling_distribution(probs, V, history, n, &s);
+        sampling_distribution(probs, logits, V, history, n, &s);
         for (size_t v = 0; v < V; v++) got[v] = probs[v];
         golden_compare(g, want, 2, got, V, 1, 1e-6);
     }
