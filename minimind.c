@@ -4039,7 +4039,7 @@ static void run_stage(const Stage *stage, const Options *given, void *own) {
     char *default_out = format("out/%s", stage->name);
     if (!o.out) o.out = default_out;
     if (!o.tokenizer && !o.model) die("--tokenizer or --model is missing: a folder");
-    if (o.task && !o.eval_data) die("--task %s: --eval-data is missing: what to measure on", o.task);
+    if (o.task && !o.eval_data) die("--task %s: --eval-data is missing: a file", o.task);
     run.tok = tokenizer_load(o.tokenizer ? o.tokenizer : o.model);
     run.model = model_new(options_config(&o, run.tok));
     stage->prepare(&run);

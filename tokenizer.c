@@ -548,9 +548,10 @@ typedef struct {
 static bool next_file(const char **list, char path[FILENAME_MAX]) {
     *list += **list == ',';
     size_t n = strcspn(*list, ",");
+    if (n == 0) return false;
     snprintf(path, FILENAME_MAX, "%.*s", (int)n, *list);
     *list += n;
-    return n > 0;
+    return true;
 }
 
 static void reader_close(Reader *r) {
