@@ -726,10 +726,6 @@ static const Field config_field[] = {
 };
 enum { CONFIG_FIELDS = sizeof config_field / sizeof *config_field };
 
-static const Field *config_find(const char *name) {
-    return field_find(config_field, CONFIG_FIELDS, name);
-}
-
 typedef struct { const char *name, *fields; } Preset;
 
 static const Preset presets[] = {
@@ -754,7 +750,7 @@ static void config_parse(Config *c, const char *fields, const char *where) {
     char name[64];
     double value;
     for (int n; sscanf(fields, " %63[^=]=%lf%n", name, &value, &n) == 2; fields += n) {
-        const Field *f = config_find(name);
+        const Field *f = field_find(config_field, CONFIG_FIELDS, name);
         if (!f) die("%s: no field is called %s", where, name);
         field_set(c, f, value, where);
     }
@@ -810,7 +806,7 @@ typedef struct Tensor { // a parameter of the model
     float *grad;             // (rows, cols); NULL in inference, and so are the next two
     float *moment1, *moment2; // (rows, cols) AdamW's means of the gradient and of its square
     int bits;                // 32: `weight` is in use; 16 or 8: `packed`, see chapter 11
-    uint32_t *packed;        // packed weights, 2 or 4 per word
+    uint32_t *packed;        // (rows, cols * bits / 32) words of 2 or 4 weights
     float *scale;            // (rows, cols / 64) 8 bits only: one per 64 weights, times 2^-24
 } Tensor;
 
@@ -1759,20 +1755,20 @@ static const Ops plain = {
 
 enum { HOLD_OUT_EVERY = 50, TEXT_BLOCK = 4096, CACHE_VERSION = 5 };
 
-// A unit of training: a window of the stream of ids, one document, or two documents as a pair.
-enum Unit { WINDOW, DOCUMENT, PAIR };
+// A unit of training: a window of the stream of ids, one document, or two documents as a pair. The
+// values of DOCUMENT and PAIR are also used as numbers: the documents (and rows) of one unit.
+enum Unit { WINDOW, DOCUMENT = 1, PAIR = 2 };
 
 typedef struct {
     size_t from, to; // its ids
     double bytes;    // of its text; for a conversation, of its trained tokens
-    double floor;    // bits that no model can save; NAN where unknown
+    double floor;    // -log2 p of its text, if the data gives it ("bits"); else NAN
 } Document;
 
 typedef struct { // tokenised files, mapped from the cache
     const int *id;            // (n_ids)
-    const Document *document; // (n)
-    size_t n_ids, n;
-    size_t n_mapped;          // documents in the cache; n of them are used
+    const Document *document; // (n_mapped) the first n are used
+    size_t n_ids, n, n_mapped;
 } Tokens;
 
 // Which documents of the files are taken: all, all but every 50th, or every 50th.
@@ -1786,7 +1782,8 @@ typedef struct { // tokenising in progress
     Ids ids;             // not yet in the file (Ids: a list of ints that grows)
     Document *document;  // (n) all so far
     size_t n, cap, n_ids; // n_ids: in the file
-    size_t n_cut, n_skipped, first_skipped; // rows cut to the context; records without a target
+    size_t n_cut, n_skipped, first_skipped; // rows cut to T targets; records without a target, and
+                                            // the line of the first
 } Builder;
 
 // Appends the ids of a text, all of them trained.
@@ -1826,6 +1823,12 @@ static bool add_text(Builder *b, const char *s, size_t n, bool begins, bool ends
     return end_document(b, n, floor);
 }
 
+// From tokenizer.c: a Reader holds one record of a data file, `json`, or for plain text `line` with
+// `len` bytes; `path` and `number` (the line) are for messages. json_get() returns a member or
+// NULL. encode_chat(tok, record, messages, prompt, think, out) appends the ids of a conversation;
+// with `prompt` it stops where the assistant begins to speak (with `think`: to think). It returns
+// NULL, or what is wrong.
+
 // Adds the list of messages `key` of a record.
 static bool add_chat(Builder *b, const Reader *r, const char *key) {
     const char *error = encode_chat(b->tok, r->json, json_get(r->json, key), false, false, &b->ids);
@@ -1852,13 +1855,14 @@ static void add_files(Builder *b, const char *list, FILE *cache) {
         bool held = i % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1;
         bool taken = b->part == ALL || held == (b->part == HELD_PART);
         bool alone = b->part == HELD_PART; // a held-out block of a plain text has no neighbours
-        size_t n = b->n;
+        size_t n_before = b->n;
+
         if (r.kind == PLAIN && b->unit != WINDOW)
             die("%s: is no JSONL, as this stage needs", r.path);
         if (taken && r.kind == PLAIN)
             add_text(b, r.line, r.len, r.begins || alone, r.ends || alone, NAN);
         if (taken && r.kind == JSONL && !add_record(b, &r)) {
-            b->n = n; // a pair without one side loses the other one too
+            b->n = n_before; // undo: without one side, a pair loses the other side too
             b->ids.n = 0;
             if (!b->n_skipped++) b->first_skipped = r.number;
         }
@@ -1887,23 +1891,25 @@ static uint64_t hash_files(uint64_t hash, const char *list) {
     while (next_file(&list, path)) {
         size_t size;
         const char *text = map_file(path, &size);
-        // + 1: one file and its two halves hash differently
+        // splitmix64 marks the end of each file: one file must not hash like its two halves.
         hash = splitmix64(hash_bytes(hash, text, size) + 1);
         munmap((void *)text, size);
     }
     return hash;
 }
 
-static void build_cache(Builder *b, const char *list, const char *ids, const char *documents) {
+static void build_cache(Builder *b, const char *list, const char *ids_path,
+                        const char *documents_path) {
     make_dir("out/cache");
-    NewFile file = new_file(".", ids); // takes this name only when it is complete
+    NewFile file = new_file(".", ids_path); // takes this name only when it is complete
     double start = seconds();
     add_files(b, list, file.f);
     new_file_done(&file);
     Text table = {b->n ? (char *)b->document : "", b->n * sizeof(Document), 0};
-    write_file(".", documents, &table);
+    write_file(".", documents_path, &table);
+
     fprintf(stderr, "%zu tokens in %zu documents: tokenised into %s (%.1f s)\n", b->n_ids,
-            b->n, ids, seconds() - start);
+            b->n, ids_path, seconds() - start);
     if (b->n_cut) fprintf(stderr, "%zu rows were longer than %zu tokens and cut\n", b->n_cut, b->T);
     if (b->n_skipped)
         fprintf(stderr, "%zu records had nothing to train and were skipped, first line %zu\n",
@@ -1912,32 +1918,33 @@ static void build_cache(Builder *b, const char *list, const char *ids, const cha
     free(b->document);
 }
 
-// A part of the files in a list (names with commas) as tokens, in units of this kind with at most T
-// targets per row; of them at most `most` units (0: all). Tokenises the files if the cache does not
-// have them yet.
+// Opens those documents of a list of files (names with commas) that belong to `part`; tokenises the
+// files first if the cache does not have them. T: most targets of a row. most: use only the first
+// `most` documents, or pairs if unit is PAIR; 0: all.
 static Tokens tokens_open(const char *list, enum Part part, Tokenizer *tok, enum Unit unit,
                           size_t T, size_t most) {
-    size_t cut = unit == WINDOW ? 0 : T;
+    size_t cut = unit == WINDOW ? 0 : T; // rows are cut to this many targets; 0: they are not
     uint64_t key[] = {CACHE_VERSION, tok->fingerprint, unit, part, cut}; // what the rows depend on
     uint64_t hash = hash_bytes(HASH_START, (const char *)key, sizeof key);
-    char ids[64], documents[80];
-    snprintf(ids, sizeof ids, "out/cache/%016" PRIx64 ".ids", hash_files(hash, list));
-    snprintf(documents, sizeof documents, "%s.documents", ids);
+    char ids_path[64], documents_path[80];
+    snprintf(ids_path, sizeof ids_path, "out/cache/%016" PRIx64 ".ids", hash_files(hash, list));
+    snprintf(documents_path, sizeof documents_path, "%s.documents", ids_path);
     Builder b = {.tok = tok, .unit = unit, .part = part, .T = T};
-    if (access(documents, R_OK)) build_cache(&b, list, ids, documents);
+    if (access(documents_path, R_OK)) build_cache(&b, list, ids_path, documents_path);
 
     Tokens t;
-    t.id = map_file(ids, &t.n_ids);
-    t.document = map_file(documents, &t.n_mapped);
+    t.id = map_file(ids_path, &t.n_ids); // sizes in bytes, divided below
+    t.document = map_file(documents_path, &t.n_mapped);
     t.n_ids /= sizeof *t.id;
     t.n_mapped /= sizeof *t.document;
     t.n = most ? min_size(t.n_mapped, most * (unit == PAIR ? 2 : 1)) : t.n_mapped;
+
     bool damaged = false;
     for (size_t i = 0; i < t.n_ids; i++)
         damaged |= t.id[i] < 0 || (t.id[i] & ~TRAINED) >= tok->vocab_size;
     for (const Document *d = t.document; d < t.document + t.n_mapped; d++)
         damaged |= d->from > d->to || d->to > t.n_ids || (cut && d->to - d->from - 1 > cut);
-    if (damaged) die("%s: is damaged: delete out/cache", ids);
+    if (damaged) die("%s: is damaged: delete out/cache", ids_path);
     return t;
 }
 
@@ -1992,6 +1999,7 @@ static void start_epoch(Data *d, size_t units_per_step) {
     enum { SHIFT = 40 }; // to sort by length and unit: length << 40 | unit, in one number
     size_t n = epoch_units(d, d->epoch), pool = 64 * units_per_step;
     size_t *order = d->order = xrealloc(d->order, n, sizeof *order); // (n)
+    // An epoch draws fewer numbers than there are ids, so no two epochs share any.
     uint64_t stream = splitmix64(d->seed ^ 0x0DE4) + d->epoch * (d->train.n_ids + d->held.n_ids);
     for (size_t i = 0; i < n; i++) order[i] = i;
     shuffle(order, n, 1, stream);
@@ -2012,7 +2020,7 @@ static void start_epoch(Data *d, size_t units_per_step) {
     d->epoch++;
 }
 
-// Where row r of the step that begins at unit d->next has its ids: only from and to are set.
+// The ids of row r of the step that begins at unit d->next: from .. to - 1 of the result.
 static Document row_of(const Data *d, size_t r) {
     if (d->unit == WINDOW) {
         size_t from = epoch_phase(d, d->epoch - 1) + d->order[d->next + r] * d->T;
@@ -2022,8 +2030,8 @@ static Document row_of(const Data *d, size_t r) {
     return d->train.document[unit * d->unit + r % d->unit];
 }
 
-// Fills b with the rows of the next optimiser step: `units` of them, fewer at the end of an epoch,
-// padded to the longest.
+// Fills b with the rows of the next optimiser step: the next `units` units, fewer at the end of an
+// epoch. All rows are padded to the longest.
 static void data_fill(Data *d, Batch *b, size_t units) {
     if (d->next == d->n_units) start_epoch(d, units);
     size_t n = min_size(units, d->n_units - d->next);
@@ -2034,6 +2042,7 @@ static void data_fill(Data *d, Batch *b, size_t units) {
         Document row = row_of(d, r);
         b->T = max_size(b->T, row.to - row.from - 1);
     }
+
     for (size_t r = 0; r < b->rows; r++) {
         Document row = row_of(d, r);
         batch_set_row(b, r, d->train.id + row.from, row.to - row.from - 1);
@@ -2110,10 +2119,12 @@ static void batch_free(Batch *b) { free(b->ids); }
 
 // ---- the log-probability of whole documents -----------------------------------------------------
 
-// A part of a document that fits into the context: n ids are read, from `from` on.
+// A part of a document that fits into the context: the inputs are id[from .. from + n - 1], the
+// targets id[from + 1 .. from + n].
 typedef struct { size_t document, from, n; } Piece;
 
-// Adds -logp of the targets of B pieces to nats, and their number to tokens, at their documents.
+// Runs piece (B), padded to T. Adds -logp of each target to nats[document] and 1 to
+// tokens[document]; nats and tokens (documents), tokens may be NULL.
 static void score_pieces(const Model *model, Acts *a, const Tokens *data, const Piece *piece,
                          size_t B, size_t T, double *nats, double *tokens) {
     Batch batch = batch_new(B, T); // padded to the longest piece, T
@@ -2163,12 +2174,14 @@ static void prepare_data(Run *run) {
     size_t rows_per_unit = unit == PAIR ? 2 : 1;
     size_t T = o->seq ? (size_t)o->seq : min_size(context, unit == WINDOW ? 256 : 512);
     if (T > context) die("--seq %zu: max_position_embeddings allows %zu", T, context);
+
     d->train = tokens_open(o->data, o->held_out ? ALL : TRAIN_PART, run->tok, unit, T, 0);
     d->held = tokens_open(o->held_out ? o->held_out : o->data, o->held_out ? ALL : HELD_PART,
                           run->tok, unit, T, o->rows);
     d->T = T;
     d->unit = unit;
     d->seed = splitmix64(o->sampling.seed);
+
     if (!d->train.n_ids || !epoch_units(d, 0))
         die("%s: nothing to train: %zu tokens are less than one window of --seq %zu and its "
             "target, or no row has a target", o->data, d->train.n_ids, T);
@@ -2246,8 +2259,8 @@ static void batch_logp(const Model *model, Acts *a, const Batch *b, size_t row, 
 
 typedef struct { // what is reported of one optimiser step
     double loss, aux_loss, grad_norm;
-    double load_least, load_most; // smallest and largest share of the tokens that chose one
-                                  // expert; the mean is K / E
+    double load_least, load_most; // share of the tokens that chose the least and the most used
+                                  // expert of any layer; the mean is K / E
     Figures more;                 // from the objective
 } Report;
 
@@ -2262,6 +2275,7 @@ static Report accumulate_gradients(Model *model, Acts *a, const Batch *b, size_t
     size_t *count = xcalloc(model->L * model->E, sizeof *count); // (L, E) tokens of each expert
     size_t tokens = 0;                                           // without padding
     for (size_t row = 0; row < b->rows; row++) tokens += b->length[row];
+
     for (size_t row = 0; row < b->rows; row += pass_rows) {
         size_t rows = min_size(pass_rows, b->rows - row);
         a->aux_share = (float)rows / b->rows;
@@ -2371,7 +2385,7 @@ static void train(Run *run) {
         AdamW adamw = {lr, 0.9, o->beta2, 1e-8, o->weight_decay, o->clip, step};
         adamw_step(run->model, &adamw, r.grad_norm);
 
-        tokens += run->batch.rows * run->batch.T;
+        tokens += run->batch.rows * run->batch.T; // with padding
         double now = seconds(), speed = tokens / (now - start), measured = NAN;
         stop = interrupted; // read once per step, so that the last one measures and saves
         bool measure_now = stop || step == run->total || step % eval_every == 0;
@@ -2397,12 +2411,12 @@ static void train(Run *run) {
 // =================================================================================================
 // 8. Talking to it
 //
-// A model says how probable each token is to come next; talking is drawing one, appending it, and
-// asking again. What attention needs of the tokens before, k and v of every layer, is kept in the
-// KV cache, so that a new token costs one row of work and not all rows again. q is not kept:
-// attention needs only the query of the new token. A prompt's rows go through the model together,
-// as matrix products (prefill). Then come steps of one row per sequence (decoding), whose time goes
-// into reading the weights: sequences that are decoded together share it.
+// A model gives each token a probability to come next. Talking is a loop: draw a token, append it,
+// run the model again. Attention needs k and v of all earlier tokens, in every layer. The KV cache
+// keeps them, so that a new token costs one row of work. q is not kept: only the query of the new
+// token is needed. The rows of a prompt go through the model together, as matrix products
+// (prefill). Then each step runs one row per sequence (decoding). Most of its time is spent reading
+// the weights; sequences that are decoded together share that reading.
 // =================================================================================================
 
 // A token that may be drawn; value is its logit, later its probability.
@@ -2415,32 +2429,37 @@ static int by_logit(const void *a, const void *b) { // largest first, ties by id
     return x->id - y->id;
 }
 
-// From logits (V) and the tokens so far, history (n), to probs (V), the distribution that the next
-// token is drawn from, in MiniMind's order: temperature divides all logits; the repetition penalty
-// acts once on each distinct token of the history (a positive logit is divided by it, any other
-// multiplied); top-k keeps what is not below the k-th largest logit; top-p drops a token if the
-// more probable ones already hold more than p together; softmax over what is left. Temperature 0
-// leaves the most probable token alone.
+// From logits (V) and history (n), the tokens so far, to probs (V), the distribution of the next
+// token. The order is MiniMind's:
+//
+//     temperature         divides all logits; 0: only the largest logit is kept
+//     repetition penalty  once per distinct token of history: a positive logit is divided by it,
+//                         any other is multiplied
+//     top-k               keeps the k largest logits, and those equal to the k-th
+//     softmax             over the kept ones
+//     top-p               drops a token if the more probable ones hold more than p together; the
+//                         rest is divided by its sum
 static void sampling_distribution(float *probs, const float *logits, size_t V, const int *history,
                                   size_t n, const Sampling *s) {
     bool greedy = s->temperature < 1e-20; // dividing by it would overflow
     double temperature = greedy ? 1 : s->temperature, penalty = s->repetition_penalty;
     size_t k = greedy ? 1 : min_size(s->top_k ? (size_t)s->top_k : V, V), n_kept = 0;
-    Candidate *kept = xcalloc(V, sizeof *kept); // (n_kept)
-    for (size_t v = 0; v < V; v++) probs[v] = logits[v] / temperature;
+    Candidate *kept = xcalloc(V, sizeof *kept); // (V) the first n_kept are in use
+    float *scaled = probs; // (V) scaled logits; the probabilities come at the end
+    for (size_t v = 0; v < V; v++) scaled[v] = logits[v] / temperature;
     for (size_t i = 0; i < n; i++) {
-        float x = logits[history[i]] / temperature; // not probs: a token is penalised once
-        probs[history[i]] = x * (x > 0 ? 1 / penalty : penalty);
+        float x = logits[history[i]] / temperature; // a token is penalised once
+        scaled[history[i]] = x * (x > 0 ? 1 / penalty : penalty);
     }
 
     for (size_t v = 0; v < V; v++) { // keep the k largest so far, in order unless k = V
-        if (n_kept == k && !(probs[v] > kept[k - 1].value)) continue;
+        if (n_kept == k && !(scaled[v] > kept[k - 1].value)) continue;
         size_t j = n_kept < k ? n_kept++ : k - 1;
-        for (; k < V && j > 0 && kept[j - 1].value < probs[v]; j--) kept[j] = kept[j - 1];
-        kept[j] = (Candidate){probs[v], (int)v};
+        for (; k < V && j > 0 && kept[j - 1].value < scaled[v]; j--) kept[j] = kept[j - 1];
+        kept[j] = (Candidate){scaled[v], (int)v};
     }
-    for (size_t v = kept[k - 1].id + 1; v < V && !greedy; v++) // keep what equals the k-th
-        if (probs[v] == kept[k - 1].value) kept[n_kept++] = (Candidate){probs[v], (int)v};
+    for (size_t v = kept[k - 1].id + 1; v < V && !greedy; v++) // those before it are kept
+        if (scaled[v] == kept[k - 1].value) kept[n_kept++] = (Candidate){scaled[v], (int)v};
     if (k == V && s->top_p < 1) qsort(kept, V, sizeof *kept, by_logit);
 
     for (size_t i = 0; i < n_kept; i++) probs[i] = kept[i].value;
@@ -2470,15 +2489,16 @@ static int sample_token(const float *probs, size_t V, double u) {
 
 // Copies the first n positions of one slot to another: their prompts are the same.
 static void copy_slot(const Model *model, Acts *a, size_t from, size_t to, size_t n) {
-    size_t position = model->KV * model->D, slot = a->room * position; // floats
+    size_t position_size = model->KV * model->D, slot_size = a->room * position_size; // floats
+    size_t bytes = n * position_size * sizeof(float);
     for (size_t l = 0; l < model->L; l++) {
         LayerActs *act = &a->layer[l];
-        memcpy(act->k + to * slot, act->k + from * slot, n * position * sizeof(float));
-        memcpy(act->v + to * slot, act->v + from * slot, n * position * sizeof(float));
+        memcpy(act->k + to * slot_size, act->k + from * slot_size, bytes);
+        memcpy(act->v + to * slot_size, act->v + from * slot_size, bytes);
     }
 }
 
-// Feeds n tokens of one sequence, in a slot from position `past` on, in passes of at most max_rows
+// Feeds ids (n) of one sequence, in a slot from position `past` on, in passes of at most max_rows
 // rows; leaves the logits after the last one in a->logits.
 static void prefill(const Model *model, Acts *a, const int *ids, size_t n, int past, int slot) {
     for (size_t i = 0; i < n; i += a->max_rows) {
@@ -2533,7 +2553,8 @@ static void draw_token(Answer *x, const float *logits, const Tokenizer *tok, con
 // max_new_tokens, or fills the cache. Neighbours with equal prompts share one prefill; then all
 // that are not done share every pass over the weights. Each draws from random numbers of its own. A
 // text does not depend on what is drawn beside it, except where two tokens are equally probable to
-// 6 digits: with 12 rows or more a product adds in another order, which moves logits by 3e-7. With
+// 6 digits: products of fewer than THIN = 12 rows and of more rows add in different orders (with
+// packed weights, also 1 row and several), which moves logits by about 3e-7. With
 // `aloud` the text is printed as it is drawn, and Ctrl-C ends it; without, Ctrl-C has no effect
 // here, because a measurement must not be cut short.
 static void complete(const Model *model, Acts *a, const Tokenizer *tok, Answer *answer, size_t n,
@@ -2552,11 +2573,12 @@ static void complete(const Model *model, Acts *a, const Tokenizer *tok, Answer *
             !memcmp(previous->ids.id, x->ids.id, x->prompt * sizeof(int)))
             copy_slot(model, a, i - 1, i, x->prompt); // a->logits are still those of this prompt
         else prefill(model, a, x->ids.id, x->prompt, 0, (int)i);
+
         draw_token(x, a->logits, tok, s, i, aloud);
     }
 
-    for (size_t B = n; B > 0;) {
-        B = 0; // sequences that go on
+    while (true) {
+        size_t B = 0; // sequences that go on
         for (size_t i = 0; i < n; i++) {
             const Answer *x = &answer[i];
             size_t end = min_size(a->room, x->prompt + s->max_new_tokens);
@@ -2566,7 +2588,8 @@ static void complete(const Model *model, Acts *a, const Tokenizer *tok, Answer *
             slot[B] = (int)i;
             B++;
         }
-        if (B) decode_step(model, a, next, B, past, slot);
+        if (B == 0) break;
+        decode_step(model, a, next, B, past, slot);
         for (size_t b = 0; b < B; b++)
             draw_token(&answer[slot[b]], a->logits + b * model->V, tok, s, slot[b], aloud);
     }
@@ -2601,7 +2624,7 @@ static void encode_messages(Tokenizer *tok, const Text *messages, bool think, Id
     free(list);
 }
 
-// An answer without its thoughts; if it had to think and never came to an end of it, nothing.
+// The part of an answer after its thoughts; "" if it had to think and did not close them.
 static const char *answer_text(const Answer *x, bool think) {
     const char *close = think ? strstr(x->text.s, "</think>") : NULL;
     if (close) return close + strlen("</think>");
@@ -2707,7 +2730,8 @@ static void read_field(Config *c, const Field *f, const Json *j, const char *pat
     field_set(c, f, v->type == JSON_TRUE ? 1 : v->number, path);
 }
 
-// The values of fields that this config.json does not have.
+// The values of fields that this config.json does not have. require(path, where, object, key, a, b)
+// exits unless object[key] is a or b; a missing key counts as "null".
 static Config family_defaults(const Json *j, const char *path) {
     Config c = config_preset("minimind3");
     const char *type = json_text(j, "model_type");
@@ -2723,7 +2747,8 @@ static Config family_defaults(const Json *j, const char *path) {
     if (json_get(j, "n_routed_experts")) config_parse(&c, "qk_norm=0 seq_aux=1 use_moe=1", path);
     const Json *experts = json_get(j, "num_local_experts"); // a newer name
     if (experts && experts->type == JSON_NUMBER)
-        field_set(&c, config_find("num_experts"), experts->number, path);
+        field_set(&c, field_find(config_field, CONFIG_FIELDS, "num_experts"), experts->number,
+                  path);
     return c;
 }
 
@@ -2830,9 +2855,11 @@ static void read_tensor(float *x, const Tensor *t, Weights *w) {
     if (cols != t->cols || size != n)
         die("%s: %s is (%g, %g), but config.json makes it (%zu, %zu)", w->path, t->name,
             size / cols, cols, t->rows, t->cols);
+
     int i = 0;
     while (i < 4 && !(dtype && !strcmp(dtypes[i].name, dtype))) i++;
     if (i == 4) die("%s: the dtype of %s is none of F64 F32 BF16 F16", w->path, t->name);
+
     size_t width = dtypes[i].bytes;
     const Json *from = range ? range->child : NULL, *to = from ? from->next : NULL;
     if (!to || !(from->number >= 0 && from->number == floor(from->number) &&
@@ -2910,19 +2937,20 @@ static void checkpoint_save(const Model *model, const Tokenizer *tok, const char
 // (the tokens of one document are not): document i contributes the residual x[i] - ratio y[i].
 static double add_ratio(Figures *e, const char *name, const double *x, const double *y, size_t n,
                         double scale) {
-    double sum_x = 0, sum_y = 0, residual = 0;
+    double sum_x = 0, sum_y = 0, squares = 0;
     for (size_t i = 0; i < n; i++) {
         sum_x += x[i];
         sum_y += y[i];
     }
     double value = sum_x / sum_y;
-    for (size_t i = 0; i < n; i++) residual += pow(x[i] - value * y[i], 2);
-    double error = n > 1 ? sqrt(residual * n / (n - 1)) / sum_y : NAN;
+    for (size_t i = 0; i < n; i++) squares += pow(x[i] - value * y[i], 2);
+    double error = n > 1 ? sqrt(squares * n / (n - 1)) / sum_y : NAN;
     add_figure(e, name, value * scale, error * scale);
     return value * scale;
 }
 
-// Adds right / n in per cent and its standard error, which for shares is sqrt(p (1 - p) / (n - 1)).
+// Adds right / n as a percentage, with the standard error of a share, sqrt(p (1 - p) / (n - 1)).
+// Returns the share itself, from 0 to 1: what --until is compared with.
 static double add_share(Figures *e, const char *name, size_t right, size_t n) {
     double p = (double)right / n;
     add_figure(e, name, 100 * p, n > 1 ? 100 * sqrt(p * (1 - p) / (n - 1)) : NAN);
@@ -2941,6 +2969,7 @@ static Figures evaluate_text(const Model *model, Acts *a, const Tokens *data, si
     double *tokens = nats + n;                   // (n)
     double *bytes = tokens + n;                  // (n)
     double all_bytes = 0, floor = 0;
+
     score_documents(model, a, data, context, nats, tokens);
     for (size_t i = 0; i < n; i++) {
         bytes[i] = data->document[i].bytes;
@@ -2987,7 +3016,7 @@ typedef struct {
     size_t n, cap, longest; // longest prompt, in tokens
 } Tasks;
 
-enum { OR = '\x1E' }; // before, between and after accepted answers
+enum { OR = '\x1E' }; // separates accepted answers: a and b are stored as OR a OR b OR
 
 // Appends an answer, normalised: without white space at the ends, a final full stop, "$" before and
 // "," within a number.
@@ -3003,7 +3032,8 @@ static void add_accepted(Text *t, const char *s, size_t n) {
     text_append(t, &(char){OR}, 1);
 }
 
-// True if the text equals an accepted answer after normalisation.
+// True if the text equals an accepted answer after normalisation: `said` becomes OR text OR, which
+// strstr() finds only if a whole answer is equal.
 static bool answer_is(const char *text, const Text *accepted) {
     Text said = {0};
     add_accepted(&said, text, strlen(text));
@@ -3026,8 +3056,8 @@ static Text accepted_answers(const Json *record, const Json *last) {
     return t;
 }
 
-// Adds {"conversations": [..., {"role": "assistant", "content": answer}], "gt": [answer...]?}. The
-// last turn is what has to be answered.
+// Adds the question of {"conversations": [..., {"role": "assistant", "content": answer}]}. The last
+// turn is cut off. Accepted are the answers in "gt" if the record has it, else that last turn.
 static void add_task(Tasks *t, const Reader *r, Tokenizer *tok, bool think) {
     const Json *messages = json_get(r->json, "conversations");
     Json *last = messages && messages->type == JSON_ARRAY ? messages->child : NULL, *before = NULL;
@@ -3092,8 +3122,8 @@ static void write_answer(FILE *f, const Tokenizer *tok, const Answer *x, const c
     free(line.s);
 }
 
-// The share of right answers and, with --contains, of answers that contain a text; then that one is
-// watched.
+// Counts right answers and, with --contains, answers that contain that text. The second share is
+// watched if it exists, else the first.
 static Figures evaluate_tasks(const Model *model, Tokenizer *tok, const Options *o, Tasks *t,
                               bool think) {
     Figures e = {0};
@@ -3154,10 +3184,10 @@ static Figures evaluate(const Model *model, Tokenizer *tok, const Options *o) {
 // =================================================================================================
 // 11. The same, faster
 //
-// What runs by default. A function whose comment says "Replaces f" computes what f computes, with
-// the arguments of f, and is called through the table at the end of this chapter; notes/lab/check.c
-// compares it with f. The others are helpers. Weights in 16 and 8 bits exist only here. Nothing
-// above has to know how any of it works.
+// What runs by default. A function marked "Replaces f" computes what f computes, with the arguments
+// of f; notes/lab/check.c compares the two. The model calls it through the table at the end of this
+// chapter (fast_exp and fast_sqrt are called directly). The table also has the functions for
+// weights in 16 and 8 bits, which chapter 3 allocates. All others are helpers.
 //
 // Three things make the difference. The matrix product keeps a block of its result in registers.
 // Loops are written so that a compiler turns them into vector code. And rows are shared out among
@@ -3185,13 +3215,13 @@ static inline Lanes load(const float *x) { // from any address
 }
 
 // The sum of all lanes, 16 bytes at a time: in one long chain each addition would wait for the
-// last.
+// previous one.
 static inline float sum_lanes(Lanes v) {
-    typedef float Quarter __attribute__((vector_size(16)));
-    Quarter quarter[sizeof v / sizeof(Quarter)], sum = {0};
+    typedef float Part __attribute__((vector_size(16)));
+    Part part[sizeof v / sizeof(Part)], sum = {0};
     float x[4] = {0};
-    memcpy(quarter, &v, sizeof v);
-    for (size_t i = 0; i < sizeof v / sizeof sum; i++) sum += quarter[i];
+    memcpy(part, &v, sizeof v);
+    for (size_t i = 0; i < sizeof v / sizeof sum; i++) sum += part[i];
     memcpy(x, &sum, sizeof sum);
     return x[0] + x[1] + (x[2] + x[3]);
 }
@@ -3227,14 +3257,17 @@ static float *scratch(size_t n) {
 // feed MR * NR multiplications (Goto and van de Geijn, "Anatomy of High-Performance Matrix
 // Multiplication", 2008):
 //
-//                    b  NR columns                 The panels are copied ("packed") first, so that
-//                       +----+                     the loop reads them straight through. (Rows of
-//                       |    | k runs down         a that are contiguous are so already.)
-//            a          |    |                     A block of b, KC x NC, is packed once and used
-//         k runs right  +----+                     for all rows of a; MC rows of a, KC numbers
-//      MR +-----------+ +----+                     each, are used at a time. They take 1.5 MiB and
-//         |           | |acc | MR x NR             384 KiB and stay in the outer caches.
+//                    b  NR columns
+//                       +----+
+//                       |    | k runs down        A panel is MR rows of a, or NR columns of b, over
+//            a          |    |                    at most KC values of k. Panels are copied first,
+//         k runs right  +----+                    so that the kernel reads memory in order;
+//      MR +-----------+ +----+                    contiguous rows of a need no copy.
+//         |           | |acc | MR x NR
 //         +-----------+ +----+
+//
+// A block of b, KC x NC numbers (1.5 MiB), is copied once and used for all rows of a. The rows of a
+// are taken MC at a time, KC numbers of each (384 KiB). Both fit into the L2 or L3 cache.
 //
 // MR x NR must fill the vector registers without overflowing them, with room for the operands:
 // 12 x 32 numbers for AVX-512, 6 x 16 for AVX.
@@ -3242,19 +3275,19 @@ enum { NR = 2 * LANES };
 enum { MC = 96, KC = 1024, NC = 384 }; // whole panels fit into these blocks
 enum { THIN = 12 };                    // with fewer rows than this, packing does not pay
 
-// A matrix to be read: element (i, j) is at[i * row + j * col].
-typedef struct { const float *at; size_t row, col; } View;
+// A matrix to be read: element (i, j) is at[i * row_step + j * col_step].
+typedef struct { const float *at; size_t row_step, col_step; } View;
 
 // x, stored in rows of `width` numbers: as it is, or with rows and columns exchanged, so that
 // view_transposed(dy, out) is dy^T (out, n).
 static View view(const float *x, size_t width) { return (View){x, width, 1}; }
 static View view_transposed(const float *x, size_t width) { return (View){x, 1, width}; }
 static View view_from(View v, size_t i, size_t j) { // without its first i rows and j columns
-    return (View){v.at + i * v.row + j * v.col, v.row, v.col};
+    return (View){v.at + i * v.row_step + j * v.col_step, v.row_step, v.col_step};
 }
 
-// Every lane adds up its own part of the sum. A compiler may not reorder additions by itself (that
-// would take -ffast-math), so the order that suits vector registers is written down.
+// The dot product of a (n) and b (n). Each lane adds up its own part of the sum. A compiler may not
+// reorder additions by itself (that needs -ffast-math), so the order is written out here.
 static float dot(const float *a, const float *b, size_t n) {
     Lanes acc[2] = {{0}};
     size_t whole = n / NR * NR;
@@ -3267,7 +3300,8 @@ static float dot(const float *a, const float *b, size_t n) {
     return sum;
 }
 
-// y[0], y[ldy], ... += a b for four rows of a, lda apart: four times the work for each load of b.
+// y[r * ldy] += a_r . b for r = 0 .. 3, where a_r (n) begins at a + r * lda; b (n). Each load of b
+// serves four rows. (lda, ldy, ldc: the distance between rows in floats, named as in BLAS.)
 static void dot4(float *y, size_t ldy, const float *a, size_t lda, const float *b, size_t n) {
     Lanes acc[4][2] = {{{0}}};
     size_t whole = n / NR * NR;
@@ -3288,31 +3322,32 @@ static void dot4(float *y, size_t ldy, const float *a, size_t lda, const float *
 // Copies `rows` x K numbers of v into panels of R rows, each stored (K, R). A last narrow panel is
 // filled up with zeros, so that the inner loop has a constant width. Every call has a constant R,
 // for which a compiler unrolls the loop over i.
-static inline void pack(float *to, View v, size_t rows, size_t K, const size_t R) {
+static inline void copy_panels(float *to, View v, size_t rows, size_t K, const size_t R) {
     for (size_t i0 = 0; i0 < rows; i0 += R, to += R * K) {
         size_t n = min_size(R, rows - i0);
-        const float *from = v.at + i0 * v.row;
+        const float *from = v.at + i0 * v.row_step;
         if (n < R) memset(to, 0, R * K * sizeof *to);
 
-        for (size_t k = 0; k < K; k++, from += v.col) {
-            if (v.row == 1 && n == R)
+        for (size_t k = 0; k < K; k++, from += v.col_step) {
+            if (v.row_step == 1 && n == R)
                 for (size_t i = 0; i < R; i++) to[k * R + i] = from[i];
             else
-                for (size_t i = 0; i < n; i++) to[k * R + i] = from[i * v.row];
+                for (size_t i = 0; i < n; i++) to[k * R + i] = from[i * v.row_step];
         }
     }
 }
 
-// The kernel, where all multiplications happen: c (rows, cols), its rows ldc apart, = a (MR, K)
-// times the panel b (K, NR); += with `add`. All MR x NR numbers are computed; the rows <= MR and
-// cols <= NR that exist are stored.
+// The kernel of gemm_blocked(): c (rows, cols), its rows ldc apart, = a (MR, K) times the panel b
+// (K, NR); += with `add`. All MR x NR numbers are computed; the rows <= MR and cols <= NR that
+// exist are stored.
 static void multiply_panels(float *c, size_t ldc, size_t rows, size_t cols, View a, const float *b,
                             size_t K, bool add) {
-    Lanes acc[MR][2] = {{{0}}};
+    Lanes acc[MR][2] = {{{0}}}; // (MR, NR): NR is 2 LANES
     for (size_t k = 0; k < K; k++) {
-        const Lanes *row = (const Lanes *)(b + k * NR); // (2) NR numbers of the panel
+        const Lanes *b_row = (const Lanes *)(b + k * NR); // (2) NR numbers of the panel
         for (size_t i = 0; i < MR; i++)
-            for (size_t j = 0; j < 2; j++) acc[i][j] += a.at[i * a.row + k * a.col] * row[j];
+            for (size_t j = 0; j < 2; j++)
+                acc[i][j] += a.at[i * a.row_step + k * a.col_step] * b_row[j];
     }
 
     float block[MR][NR];
@@ -3328,25 +3363,26 @@ static void multiply_panels(float *c, size_t ldc, size_t rows, size_t cols, View
 static void gemm_blocked(size_t M, size_t N, size_t K, View a, View b, float *c, size_t ldc,
                          bool add) {
     // panels (kc, MR) of a and (kc, NR) of b
-    static _Thread_local _Alignas(64) float packed_a[MC * KC], packed_b[KC * NC];
+    static _Thread_local _Alignas(64) float panels_a[MC * KC], panels_b[KC * NC];
     for (size_t j0 = 0; j0 < N; j0 += NC)
         for (size_t k0 = 0; k0 < K; k0 += KC) {
             size_t nc = min_size(NC, N - j0), kc = min_size(KC, K - k0);
-            View columns = view_from(b, k0, j0);
+            View b_block = view_from(b, k0, j0);
             // A panel of NR columns of b is one of NR rows of b^T: the strides are exchanged.
-            pack(packed_b, (View){columns.at, columns.col, columns.row}, nc, kc, NR);
+            View b_transposed = {b_block.at, b_block.col_step, b_block.row_step};
+            copy_panels(panels_b, b_transposed, nc, kc, NR);
 
             for (size_t i0 = 0; i0 < M; i0 += MC) {
                 size_t mc = min_size(MC, M - i0);
-                size_t in_place = a.col == 1 ? mc / MR * MR : 0;
-                pack(packed_a, view_from(a, i0 + in_place, k0), mc - in_place, kc, MR);
+                size_t in_place = a.col_step == 1 ? mc / MR * MR : 0;
+                copy_panels(panels_a, view_from(a, i0 + in_place, k0), mc - in_place, kc, MR);
 
                 for (size_t j = 0; j < nc; j += NR)
                     for (size_t i = 0; i < mc; i += MR) {
-                        View rows = i < in_place ? view_from(a, i0 + i, k0) :
-                                    (View){packed_a + (i - in_place) * kc, 1, MR};
+                        View a_panel = i < in_place ? view_from(a, i0 + i, k0) :
+                                    (View){panels_a + (i - in_place) * kc, 1, MR};
                         multiply_panels(c + (i0 + i) * ldc + j0 + j, ldc, min_size(MR, mc - i),
-                                        min_size(NR, nc - j), rows, packed_b + j * kc, kc,
+                                        min_size(NR, nc - j), a_panel, panels_b + j * kc, kc,
                                         add || k0 > 0);
                     }
             }
@@ -3360,48 +3396,54 @@ static void gemm_thin(size_t M, size_t N, size_t K, View a, View b, float *c, si
     if (!add)
         for (size_t i = 0; i < M; i++) memset(c + i * ldc, 0, N * sizeof *c);
 
-    if (b.row == 1 && a.col == 1) {
+    if (b.row_step == 1 && a.col_step == 1) {
         for (size_t j = 0; j < N; j++) {
             size_t fours = M / 4 * 4;
             for (size_t i = 0; i < fours; i += 4)
-                dot4(c + i * ldc + j, ldc, a.at + i * a.row, a.row, b.at + j * b.col, K);
+                dot4(c + i * ldc + j, ldc, a.at + i * a.row_step, a.row_step,
+                     b.at + j * b.col_step, K);
             for (size_t i = fours; i < M; i++)
-                c[i * ldc + j] += dot(a.at + i * a.row, b.at + j * b.col, K);
+                c[i * ldc + j] += dot(a.at + i * a.row_step, b.at + j * b.col_step, K);
         }
         return;
     }
-    for (size_t k = 0; k < K; k++)
+    for (size_t k = 0; k < K; k++) // row i of c += a(i, k) times row k of b
         for (size_t i = 0; i < M; i++) {
-            float factor = a.at[i * a.row + k * a.col];
-            for (size_t j = 0; j < N; j++) c[i * ldc + j] += factor * b.at[k * b.row + j * b.col];
+            float factor = a.at[i * a.row_step + k * a.col_step];
+            for (size_t j = 0; j < N; j++)
+                c[i * ldc + j] += factor * b.at[k * b.row_step + j * b.col_step];
         }
 }
 
+// General matrix multiply, one thread: c (M, N) = a (M, K) b (K, N), or += with `add`; the rows of
+// c are ldc floats apart.
 static void gemm(size_t M, size_t N, size_t K, View a, View b, float *c, size_t ldc, bool add) {
     if (M < THIN) gemm_thin(M, N, K, a, b, c, ldc, add);
     else gemm_blocked(M, N, K, a, b, c, ldc, add);
 }
 
-// The same with all threads: c is cut into a grid of one block per thread. A thread reads M / rows
-// rows of a and N / cols columns of b; of all grids, the one with the least reading is chosen. The
+// gemm() with all threads; c (M, N) is contiguous. c is cut into grid_rows x grid_cols blocks, one
+// per thread. A thread reads M / grid_rows rows of a and N / grid_cols columns of b; the chosen
+// grid has the smallest sum of the two, and a product with M < THIN is cut into columns only. The
 // sum of an element runs over k in the same order wherever the cuts are. Thin or blocked is decided
 // by the whole product, never by a block of it, since the two round differently.
 static void matmul(size_t M, size_t N, size_t K, View a, View b, float *c, bool add) {
-    size_t threads = n_threads, rows = 1;
+    size_t threads = n_threads, grid_rows = 1;
     bool thin = M < THIN;
     for (size_t r = 2; !thin && r <= threads; r++)
-        if (threads % r == 0 && M / r + N * r / threads < M / rows + N * rows / threads) rows = r;
-    size_t cols = threads / rows, m = round_up((M + rows - 1) / rows, MR);
-    size_t n = round_up((N + cols - 1) / cols, NR);
+        if (threads % r == 0 && M / r + N * r / threads < M / grid_rows + N * grid_rows / threads)
+            grid_rows = r;
+    size_t grid_cols = threads / grid_rows, m_block = round_up((M + grid_rows - 1) / grid_rows, MR);
+    size_t n_block = round_up((N + grid_cols - 1) / grid_cols, NR);
 
     #pragma omp parallel for num_threads(n_threads) if (M * N * K > 100000)
-    for (size_t part = 0; part < rows * cols; part++) {
-        size_t i = part / cols * m, j = part % cols * n;
+    for (size_t part = 0; part < grid_rows * grid_cols; part++) {
+        size_t i = part / grid_cols * m_block, j = part % grid_cols * n_block;
         if (i >= M || j >= N) continue;
-        size_t m_own = min_size(m, M - i), n_own = min_size(n, N - j);
-        View a_own = view_from(a, i, 0), b_own = view_from(b, 0, j);
-        if (thin) gemm_thin(m_own, n_own, K, a_own, b_own, c + i * N + j, N, add);
-        else gemm_blocked(m_own, n_own, K, a_own, b_own, c + i * N + j, N, add);
+        size_t m_part = min_size(m_block, M - i), n_part = min_size(n_block, N - j);
+        View a_part = view_from(a, i, 0), b_part = view_from(b, 0, j);
+        if (thin) gemm_thin(m_part, n_part, K, a_part, b_part, c + i * N + j, N, add);
+        else gemm_blocked(m_part, n_part, K, a_part, b_part, c + i * N + j, N, add);
     }
 }
 
@@ -3420,7 +3462,7 @@ static void fast_linear_backward(float *dx, float *dw, const float *dy, const fl
 
 // ---- exponentials -------------------------------------------------------------------------------
 
-// A float's bits as an integer, and back. Integer comparisons need no branch, so they vectorise.
+// A float's bits as an integer, and back. Floats >= 0 compare as their bits do.
 static inline int32_t bits_of(float x) {
     int32_t i;
     memcpy(&i, &x, sizeof i);
@@ -3437,23 +3479,27 @@ static inline float float_of(int32_t bits) {
 //
 //     e^x = 2^n e^r  with  n = round(x / ln 2), so |r| <= ln 2 / 2,  e^r by its series to r^7 / 7!
 //
-// ln 2 is subtracted in two parts, the first exact in few bits, so that r keeps its digits. 2^n is
-// applied in two steps because n runs from -150 to 150, past the range of one float's exponent: in
-// this way results become denormal, 0 or infinite by themselves.
+// r = x - n ln 2 takes two subtractions: n * 0.693359375 is exact, the second is the small rest of
+// n ln 2, so r keeps its digits. 2^n is // applied in two steps because n runs from -150 to 150,
+// past the range of one float's exponent: in this way results become denormal, 0 or infinite by
+// themselves.
 static inline float fast_exp(float x) {
     if (sizeof(float) == 8) return expf(x); // `make check-double` makes float double and expf exp
     int32_t bits = bits_of(x);
-    int32_t size = bits & 0x7FFFFFFF; // of |x|
+    int32_t abs_bits = bits & 0x7FFFFFFF; // the bits of |x|
     int32_t limit = bits_of(104.0f);
-    float y = float_of((size < limit ? size : limit) | (bits ^ size)); // x, within -104 .. 104
-    float shifted = y * 1.44269504f + 12582912.0f; // + 1.5 * 2^23 leaves no bits for a fraction
+    // x, within -104 .. 104
+    float y = float_of((abs_bits < limit ? abs_bits : limit) | (bits ^ abs_bits));
+
+    float shifted = y * 1.44269504f + 12582912.0f; // 1.5 * 2^23: there floats are whole numbers
     float n = shifted - 12582912.0f, r = y - n * 0.693359375f + n * 2.12194440e-4f;
     float p = 1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720 + r * (1.0f / 5040)));
     p = 1.0f + r * (1.0f + r * (0.5f + r * (1.0f / 6 + r * p))); // e^r
+
     int32_t whole = bits_of(shifted) - bits_of(12582912.0f); // n as an integer
     int32_t half = whole >> 1;
     p = p * float_of((half + 127) << 23) * float_of((whole - half + 127) << 23); // times 2^n
-    int32_t nan = (0x7F800000 - size) >> 31; // all ones if x is not a number, else 0
+    int32_t nan = (0x7F800000 - abs_bits) >> 31; // all ones if x is not a number, else 0
     return float_of((bits & nan) | (bits_of(p) & ~nan));
 }
 
@@ -3554,17 +3600,18 @@ static void fast_swiglu_backward(float *dgate, float *dup, const float *dh, cons
 //
 //     q (B, T, H, D)  is  (B, T, KV, G, D), since H = KV * G
 //
-//                    T                         one tile: the G heads of key/value head kv
-//       t0 ----+----------------+              at queries t0 .. t0 + n - 1
-//              |     |tile|     |
-//       t0+n --+----------------+      ->      (n, G, D) = (n G, D) rows, against the keys
-//              |     |    |     |              0 .. past + t0 + n - 1 of head kv: (keys, D)
-//              +----------------+
-//                kv=0  ..  KV-1                scores (n G, keys)
+//            kv = 0 .. KV - 1
+//       0    +----+----+----+      One sequence: queries downwards, key/value heads to the right.
+//            |    |    |    |      The tile: queries t0 .. t0 + n - 1, and the G query heads that
+//       t0   +----+----+----+      read key/value head kv.
+//            |    |tile|    |        its queries (n, G, D) = (n G, D)
+//       t0+n +----+----+----+        its keys    0 .. past + t0 + n - 1 of head kv: (keys, D)
+//            |    |    |    |        its scores  (n G, keys)
+//       T    +----+----+----+
 //
 // The G heads that share a key/value head are rows of the same matrix, so its keys are loaded once
-// for all of them. Only the keys up to the tile's last position are multiplied; of these, row r =
-// (t, g) sees those up to its own, and the rest of its probabilities is set to 0. The (T, T) matrix
+// for all of them. Row r of the scores belongs to query t0 + r / G. It sees the keys 0 .. past + t0
+// + r / G; its probabilities for later keys are set to 0. The (T, T) matrix
 // never exists: a tile's part of it lives in the cache of one core. (FlashAttention, Dao et al.
 // 2022, also cuts the keys into blocks, which needs a running maximum; here a tile has all keys.)
 enum { TILE = 128 };
@@ -3580,7 +3627,7 @@ static void copy_rows(float *to, size_t to_stride, const float *from, size_t fro
 
 // One tile of attention_forward: queries t0 .. t0 + n - 1. All pointers start at the tile's
 // sequence and at the first head of its group; strides are those of the whole arrays: out, q (T, H,
-// D), lse (T, H), k, v (keys, KV, D).
+// D), lse (T, H), k, v (past + T, KV, D).
 static void tile_forward(float *out, float *lse, const float *q, const float *k, const float *v,
                          size_t t0, size_t n, size_t past, size_t H, size_t KV, size_t D) {
     size_t G = H / KV, rows = n * G;
@@ -3589,6 +3636,7 @@ static void tile_forward(float *out, float *lse, const float *q, const float *k,
     float *p = scratch(rows * (keys + 2 * D)); // (rows, keys) scores, then probabilities
     float *q_rows = p + rows * keys;           // (rows, D)
     float *out_rows = q_rows + rows * D;       // (rows, D)
+
     copy_rows(q_rows, G * D, q + t0 * H * D, H * D, n, G * D);
     gemm(rows, keys, D, view(q_rows, D), view_transposed(k, KV * D), p, keys, false);
 
@@ -3623,7 +3671,8 @@ static void fast_attention_forward(float *out, float *lse, const float *q, const
             }
 }
 
-// One tile of attention_backward; pointers as in tile_forward. dk and dv are accumulated.
+// One tile of attention_backward; pointers as in tile_forward, with past = 0. dq is overwritten; dk
+// and dv are accumulated.
 static void tile_backward(float *dq, float *dk, float *dv, const float *dout, const float *out,
                           const float *lse, const float *q, const float *k, const float *v,
                           size_t t0, size_t n, size_t H, size_t KV, size_t D) {
@@ -3631,10 +3680,11 @@ static void tile_backward(float *dq, float *dk, float *dv, const float *dout, co
     size_t stride = KV * D; // from one key to the next
     float scale = 1.0f / sqrtf(D);
     float *p = scratch(rows * (2 * keys + 3 * D)); // (rows, keys) scores, then probabilities
-    float *ds = p + rows * keys;                   // (rows, keys) dp, then ds
+    float *ds = p + rows * keys;                   // (rows, keys) dp, then ds / sqrt(D)
     float *q_rows = ds + rows * keys;              // (rows, D)
     float *dout_rows = q_rows + rows * D;          // (rows, D)
     float *dq_rows = dout_rows + rows * D;         // (rows, D)
+
     copy_rows(q_rows, G * D, q + t0 * H * D, H * D, n, G * D);
     copy_rows(dout_rows, G * D, dout + t0 * H * D, H * D, n, G * D);
     gemm(rows, keys, D, view(q_rows, D), view_transposed(k, stride), p, keys, false);
@@ -3795,19 +3845,18 @@ static void fast_adamw_update(float *w, float *g, float *m, float *v, size_t n, 
 // that fill LANES words of 32 bits. Word i of a group holds the numbers i, LANES + i, 2 LANES + i,
 // ... So shifting all words by the same amount gives LANES neighbouring numbers, one per lane.
 //
-//   bf16: a number is the upper half of a float.
-//   int8: an integer times the scale of its block. A shift to the left brings it to the top byte;
-//     the word, read as an integer, is then 2^24 (number + f), where the fraction f, 0 <= f < 1, is
-//     what is below it in the word. Clearing f would take another instruction; instead
-//     pack_tensor() chooses the integer, from -128 to 127, for which number + f is nearest to
-//     weight / scale:
+//   bf16: a weight is the upper half of a float.
+//   int8: a weight is a stored integer q (-128 .. 127) times the scale of its block. The word,
+//     shifted left until q is its top byte and read as a signed integer, is 2^24 (q + f). f is what
+//     the lower bytes add, 0 <= f < 1. Clearing f would take another instruction; instead
+//     pack_tensor() chooses q so that q + f is nearest to weight / scale:
 //
 //         weight / scale   50.2     -3.7     127       8.9      from the lowest byte up
 //         f below it        0       0.195    0.985    0.496
-//         integer stored   50       -4       126        8
-//         read back        50      -3.805   126.985   8.496     at most 0.5 off
+//         q, stored        50       -4       126        8
+//         q + f            50      -3.805   126.985   8.496     at most 0.5 off
 //
-//     t->scale[b] is the scale times 2^-24, which undoes the shift.
+//     t->scale[b] holds the scale of block b times 2^-24, which cancels the factor 2^24.
 static const char *const kept_as[] = {"f32", "bf16", "int8"}; // in 32, 16, 8 bits
 typedef uint32_t Words __attribute__((vector_size(LANES * sizeof(uint32_t))));
 typedef int32_t Integers __attribute__((vector_size(LANES * sizeof(int32_t))));
@@ -3821,7 +3870,8 @@ static inline Lanes unpack(Words v, int k, const int bits) {
     return x;
 }
 
-// The dot product of a packed row and x (cols); or, if `to` is not NULL, the row itself as floats.
+// The dot product of row `row` of packed w (rows, cols) and x (cols). If `to` (cols) is not NULL:
+// writes the row there as floats instead; x may then be NULL, and the result is 0.
 static inline float packed_row(const Tensor *w, size_t row, const float *x, float *to,
                                const int bits) {
     const int per_word = 32 / bits;
@@ -3843,7 +3893,7 @@ static inline float packed_row(const Tensor *w, size_t row, const float *x, floa
     return sum_lanes(acc);
 }
 
-// packed_row() for either kind of weights: each call of it has constant bits.
+// Calls packed_row() with a constant for `bits`, so that the compiler makes a fast version of each.
 static inline float packed_dot(const Tensor *w, size_t row, const float *x, float *to) {
     return w->bits == 16 ? packed_row(w, row, x, to, 16) : packed_row(w, row, x, to, 8);
 }
@@ -3882,9 +3932,9 @@ static uint32_t int8_of(float x, float scale, double below) {
     return scale > 0 ? (uint32_t)lrint(x / scale * 0x1p-24 - below) & 0xFF : 0;
 }
 
-// Stores floats x (rows, cols) as t keeps them. In a word the lowest number is stored first,
-// because it is the fraction that the ones above it take into account. Of an int8 block the largest
-// number becomes 127, and no error exceeds 1/254 of it.
+// Stores floats x (rows, cols) as t keeps them. The lowest number of a word is stored first,
+// because f of the numbers above it depends on it. The scale of an int8 block is its largest |x|
+// divided by 127, and no error exceeds half the scale.
 static void pack_tensor(Tensor *t, const float *x) {
     size_t n = tensor_size(t);
     for (size_t b = 0; t->bits == 8 && b < n / INT8_BLOCK; b++) {
@@ -3920,9 +3970,9 @@ static const Ops fast = {
 // One table says which options there are, which commands know them and which values they may have.
 // =================================================================================================
 
-// The letters of the commands in a tag: p pretrain, s sft, d dpo (the stages of training); w
-// generate (write), c chat, e eval, i info. The default NAN: each stage has its own --lr; --until
-// never stops.
+// The tag of an option holds the letters of the commands that know it; *: all know it; a capital
+// letter: that command needs it. p pretrain, s sft, d dpo (the stages of training), w generate
+// (write), c chat, e eval, i info. Default NAN: --lr is that of the stage, --until never stops.
 static const Field option_table[] = {
 #define AT(field) offsetof(Options, field)
 #define TEXT(field) 's', AT(field), 0, 0, 0
@@ -3970,8 +4020,20 @@ static const Field option_table[] = {
 };
 enum { OPTIONS = sizeof option_table / sizeof *option_table };
 
-// --plain and --threads: which functions run, and with how many threads.
-static void apply_threads(const Options *o) {
+// Reads the options of the command with this letter into o. An instrument adds a set of its own,
+// extra; letter '*' accepts only the options that all commands know. Words that are no option go to
+// rest: see parse_options() of tokenizer.c.
+static void read_options(char **argv, char letter, Options *o, OptionSet extra, char **rest) {
+    bool sized = strchr("psi", letter); // the fields of the configuration are options too
+    size_t first = letter != 'i';       // info alone may set vocab_size, row 0 of the table
+    Config checked; // only to check the values; options_config() sets them from o->fields
+    OptionSet sets[] = {
+        extra,
+        {option_table, OPTIONS, letter, o, NULL},
+        {config_field + first, sized ? CONFIG_FIELDS - first : 0, 0, &checked, &o->fields}};
+    parse_options(argv, sets, sizeof sets / sizeof *sets, rest);
+
+    // --plain and --threads: which functions run, and with how many threads.
     int most = 1;
 #ifdef _OPENMP
     most = o->threads ? (int)o->threads : omp_get_max_threads();
@@ -3980,21 +4042,6 @@ static void apply_threads(const Options *o) {
         die("--threads %ld: this build has one; compile with -fopenmp", o->threads);
     n_threads = o->plain ? 1 : most;
     op = o->plain ? &plain : &fast;
-}
-
-// Reads the options of the command with this letter into o. An instrument adds a set of its own;
-// letter '*' accepts only the options that all commands know. Words that are no option go to rest:
-// see parse_options() of tokenizer.c.
-static void read_options(char **argv, char letter, Options *o, OptionSet own, char **rest) {
-    bool sized = strchr("psi", letter); // the fields of the configuration are options too
-    size_t first = letter != 'i';       // info alone may set vocab_size, row 0 of the table
-    Config checked;                     // a field counts when options_config() reads o->fields
-    OptionSet sets[] = {
-        own,
-        {option_table, OPTIONS, letter, o, NULL},
-        {config_field + first, sized ? CONFIG_FIELDS - first : 0, 0, &checked, &o->fields}};
-    parse_options(argv, sets, sizeof sets / sizeof *sets, rest);
-    apply_threads(o);
 }
 
 // The configuration that the options ask for: a preset or a checkpoint's, then single fields.
@@ -4094,6 +4141,7 @@ static void cmd_generate(const Options *o) {
         tokenizer_encode(tok, prompt, strlen(prompt), true, &x.ids);
         fputs(prompt, stdout);
     }
+
     size_t n = answer_aloud(model, tok, &x, &o->sampling);
     fprintf(stderr, "%zu tokens, %.1f a second\n", n, n / (seconds() - start));
     free(x.ids.id);
@@ -4251,15 +4299,14 @@ static const Command commands[] = {
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
-static void print_commands(void) {
+// The commands; if `all`, with their options.
+static void print_help(bool all) {
     printf("usage: minimind COMMAND [--option value]...\n\n");
     for (const Command *c = commands; c < commands + COMMANDS; c++)
         printf("    %-10s %s\n", c->name, c->meaning);
     printf("    help       all commands with their options\n");
-}
+    if (!all) return;
 
-static void print_help(void) {
-    print_commands();
     for (const Command *c = commands; c < commands + COMMANDS; c++) {
         printf("\n%s\n", c->name);
         for (const Field *f = option_table; f < option_table + OPTIONS; f++)
@@ -4282,9 +4329,9 @@ int main(int argc, char **argv) {
         Options o = {0};
         read_options(argv + 2, c->letter, &o, (OptionSet){0}, NULL);
         c->run(&o);
-    } else if (!*name) print_commands();
-    else if (!strcmp(name, "help") || !strcmp(name, "--help")) print_help();
-    else die("there is no command %s; see minimind help", name);
+    } else if (!*name || !strcmp(name, "help") || !strcmp(name, "--help")) {
+        print_help(*name);
+    } else die("there is no command %s; see minimind help", name);
     if (fflush(stdout) || ferror(stdout)) die("standard output cannot be written");
     return 0;
 }

@@ -400,7 +400,8 @@ static void bench_scaling(const char *what, const char *fields, const char *fiel
     for (int value = from; value <= to; value *= 2) {
         Config config = config_preset("tiny");
         config_parse(&config, fields, "bench");
-        if (field) field_set(&config, config_find(field), value, "bench");
+        if (field)
+            field_set(&config, field_find(config_field, CONFIG_FIELDS, field), value, "bench");
         config_complete(&config, "bench");
         size_t T = field ? 256 : (size_t)value;
         printf("  %d: %.0f", value, bench_training(config, 4096 / T, T, false));

@@ -155,7 +155,7 @@ static void golden_scalar(Golden *g, const char *key, double got, double scale, 
 static Config golden_config(Golden *g) {
     Config c = config_preset("minimind3");
     for (Record *r = g->record; r < g->record + g->n; r++) {
-        const Field *f = config_find(r->field[0]);
+        const Field *f = field_find(config_field, CONFIG_FIELDS, r->field[0]);
         if (!f || r->n < 2) continue;
         field_set(&c, f, golden_number(g, r, 1), g->path);
         r->used = true;
@@ -564,7 +564,8 @@ static void golden_rope(Golden *g) {
     for (Record *t = NULL; (t = golden_next(g, t, "table", NULL));) {
         Config c = config_preset("minimind3");
         for (int i = 0; i < 9; i++)
-            field_set(&c, config_find(fields[i]), golden_number(g, t, 2 + i), g->path);
+            field_set(&c, field_find(config_field, CONFIG_FIELDS, fields[i]),
+                      golden_number(g, t, 2 + i), g->path);
         int D2 = c.head_dim / 2, n = c.max_position_embeddings;
         float *cosine = borrow(n * D2, sizeof *cosine); // (n, D / 2)
         float *sine = borrow(n * D2, sizeof *sine);     // (n, D / 2)

@@ -177,14 +177,14 @@ measure
 begin pretrain "2. Pretraining: it learns to predict the next token, and by that to know the world"
 run ./minimind pretrain --data out/world/pretrain.jsonl \
     --held-out out/world/pretrain_held_out.jsonl --tokenizer out/tokenizer --out out/pretrain \
-    --steps 3400 --lr 3e-3 --warmup 50 --batch 8 --seq 128 --beta2 0.99 --weight-decay 0.05 \
-    --eval-every 850 --seed "$seed" $threads
+    --steps 2800 --lr 3e-3 --warmup 50 --batch 8 --seq 128 --beta2 0.99 --weight-decay 0.02 \
+    --eval-every 700 --seed "$seed" $threads
 measure
 
 begin sft "3. SFT: it learns to answer questions on half of the world; the other half is the test"
 # The high weight decay keeps it from memorising the answers to the questions that it is asked.
 run ./minimind sft --model out/pretrain --data out/world/sft.jsonl,out/world/again.jsonl \
-    --held-out out/world/sft_held_out.jsonl --out out/sft --epochs 4 --lr 2e-3 --warmup 20 \
+    --held-out out/world/sft_held_out.jsonl --out out/sft --epochs 2 --lr 1e-3 --warmup 20 \
     --batch 16 --seq 128 --beta2 0.99 --weight-decay 0.3 --seed "$seed" $threads
 measure
 
