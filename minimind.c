@@ -1283,9 +1283,12 @@ static void attention_block_forward(const Model *model, Acts *a, int l) {
 
     // In training all sequences begin at position 0 and go together. In a KV cache each has a past
     // of its own.
-    size_t together = a->room ? 1 : a->B;
-    #pragma omp parallel for num_threads(n_threads) schedule(dynamic) if (a->room && a->B > 1)
-    for (size_t b = 0; b < a->B; b += together) attend(model, a, l, b, together);
+    if (a->room && a->B > 1) {
+        #pragma omp parallel for num_threads(n_threads) schedule(dynamic)
+        for (size_t b = 0; b < a->B; b++) attend(model, a, l, b, 1);
+    } else {
+        attend(model, a, l, 0, a->B);
+    }
 
     memcpy(act->x_mid, act->x, N * C * sizeof(float));
     project(act->x_mid, act->att, layer->o, N, true);
@@ -3337,6 +3340,11 @@ static inline void copy_panels(float *to, View v, size_t rows, size_t K, const s
     }
 }
 
+// c (n) = row (n); += with `add`.
+static inline void store_row(float *c, const float *row, size_t n, bool add) {
+    for (size_t j = 0; j < n; j++) c[j] = add ? c[j] + row[j] : row[j];
+}
+
 // The kernel of gemm_blocked(): c (rows, cols), its rows ldc apart, = a (MR, K) times the panel b
 // (K, NR); += with `add`. All MR x NR numbers are computed; the rows <= MR and cols <= NR that
 // exist are stored.
@@ -3353,8 +3361,8 @@ static void multiply_panels(float *c, size_t ldc, size_t rows, size_t cols, View
     float block[MR][NR];
     memcpy(block, acc, sizeof acc);
     for (size_t i = 0; i < rows; i++, c += ldc) {
-        for (size_t j = 0; j < cols && add; j++) block[i][j] += c[j];
-        memcpy(c, block[i], cols * sizeof *c);
+        if (cols == NR) store_row(c, block[i], NR, add); // a constant count: vector code
+        else store_row(c, block[i], cols, add);
     }
 }
 
