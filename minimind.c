@@ -1185,23 +1185,21 @@ static void rope_tables(const Config *c, float *cosine, float *sine, size_t n) {
 }
 
 // Activations without memory: `size` says how many floats they would need.
-static Acts *acts_plan(const Model *model, enum Mode mode, size_t max_rows, size_t n_slots,
-                       size_t room) {
+static Acts *acts_plan(const Model *model, enum Mode mode, size_t N, size_t slots, size_t room) {
     Acts *a = xcalloc(1, sizeof *a);
-    *a = (Acts){.mode = mode, .max_rows = max_rows, .n_slots = n_slots, .room = room,
+    *a = (Acts){.mode = mode, .max_rows = N, .n_slots = slots, .room = room,
                 .aux_share = 1, .layer = xcalloc(model->L + 1, sizeof *a->layer)};
     layout(model, a);
     return a;
 }
 
-// Activations for passes of up to max_rows rows. In training n_slots and room are 0. In inference
-// there is a KV cache of n_slots sequences with `room` positions each; with room 0 there is none.
-static Acts *acts_new(const Model *model, enum Mode mode, size_t max_rows, size_t n_slots,
-                      size_t room) {
-    Acts *a = acts_plan(model, mode, max_rows, n_slots, room);
+// Activations for passes of up to N tokens. In training slots and room are 0. In inference there is
+// a KV cache of so many slots, sequences, with `room` positions each; with room 0 there is none.
+static Acts *acts_new(const Model *model, enum Mode mode, size_t N, size_t slots, size_t room) {
+    Acts *a = acts_plan(model, mode, N, slots, room);
     a->memory = new_floats(a->size);
     layout(model, a);
-    rope_tables(&model->config, a->cosine, a->sine, room ? room : max_rows);
+    rope_tables(&model->config, a->cosine, a->sine, room ? room : N);
     return a;
 }
 
@@ -1387,8 +1385,7 @@ static void ffn_block_forward(const Model *model, Acts *a, int l) {
     }
 
     if (model->E)
-        op->combine_forward(x_out, act->expert_out, act->route.mix, act->route.row, N, model->K,
-                            C);
+        op->combine_forward(x_out, act->expert_out, act->route.mix, act->route.row, N, model->K, C);
 }
 
 // The router's gradient: dmix, filled by combine_backward, and the balance loss give dprob;
@@ -1486,18 +1483,29 @@ static void head_forward(const Model *model, Acts *a) {
     project(a->logits, a->out_norm, model->embed, a->n_out, false);
 }
 
-// The forward pass up to logp, for training and for measuring; ids and target (B, T). A position
-// whose target is -1 does not count: a->logp[i], i < n_out, is the log-probability of the target of
-// row a->out_row[i].
-static void logp_of(const Model *model, Acts *a, const int *ids, const int *target,
-                    const int *length, size_t B, size_t T) {
-    model_forward(model, a, ids, length, B, T, NULL, NULL);
+typedef struct { // the sequences of one optimiser step, one per row
+    size_t rows, T;    // sequences, and the tokens of the longest; shorter ones are padded
+    int *ids, *target; // (rows, T); target -1: nothing to learn here
+    int *length;       // (rows) real tokens; the rest of a row is padding
+    size_t n_targets;  // in the whole step
+    int *at;           // (n) target i of the current pass is target[at[i]]; at[i] / T is its row
+} Batch;
+
+// The forward pass up to logp, for training and for measuring: rows row .. row + rows - 1 of a
+// batch. A position whose target is -1 does not count: a->logp[i], i < n_out, is the
+// log-probability of the target of position a->out_row[i] of this pass, which is b->at[i] in the
+// whole batch.
+static void logp_of(const Model *model, Acts *a, const Batch *b, size_t row, size_t rows) {
+    size_t from = row * b->T;
+    const int *target = b->target + from; // (rows, T)
+    model_forward(model, a, b->ids + from, b->length + row, rows, b->T, NULL, NULL);
 
     a->n_out = 0;
-    for (size_t n = 0; n < B * T; n++) {
+    for (size_t n = 0; n < rows * b->T; n++) {
         if (target[n] < 0) continue;
         a->out_row[a->n_out] = (int)n;
         a->target[a->n_out] = target[n];
+        b->at[a->n_out] = (int)(from + n);
         a->n_out++;
     }
 
@@ -1540,14 +1548,6 @@ static void model_backward(const Model *model, Acts *a) {
 // of the step's (rows, T) tokens. It divides by the targets (or pairs) of the whole step, never by
 // those of its pass: then losses and gradients of the passes add up to those of one big pass.
 // =================================================================================================
-
-typedef struct { // the sequences of one optimiser step, one per row
-    size_t rows, T;    // sequences, and the tokens of the longest; shorter ones are padded
-    int *ids, *target; // (rows, T); target -1: nothing to learn here
-    int *length;       // (rows) real tokens; the rest of a row is padding
-    size_t n_targets;  // in the whole step
-    int *at;           // (n) target i of the current pass is target[at[i]]; at[i] / T is its row
-} Batch;
 
 // ids (n + 1) gives in (T) and target (T): in[t] = ids[t], target[t] = ids[t + 1]. An id that is to
 // be learned carries the bit TRAINED (see tokenizer.c); any other target is -1. Positions t >= n
@@ -1678,9 +1678,8 @@ typedef struct AdamW {
     long step;   // t in the formula; 1 for the first step
 } AdamW;
 
-// Cosine from `base` down to a tenth of it, MiniMind's schedule: large steps first, small
-// ones at the end. Warm-up multiplies it by step / warmup while the moment estimates
-// are still noisy.
+// Cosine from `base` down to a tenth of it, MiniMind's schedule: large steps first, small ones at
+// the end. Warm-up multiplies it by step / warmup while the moment estimates are still noisy.
 static double schedule(double base, long step, long total, long warmup) {
     double rise = step < warmup ? (double)step / warmup : 1;
     return rise * base * (0.1 + 0.45 * (1 + cos(M_PI * step / total)));
@@ -2132,7 +2131,7 @@ static void score_pieces(const Model *model, Acts *a, const Tokens *data, const 
                          size_t B, size_t T, double *nats, double *tokens) {
     Batch batch = batch_new(B, T); // padded to the longest piece, T
     for (size_t b = 0; b < B; b++) batch_set_row(&batch, b, data->id + piece[b].from, piece[b].n);
-    logp_of(model, a, batch.ids, batch.target, NULL, B, T);
+    logp_of(model, a, &batch, 0, B);
     for (int i = 0; i < a->n_out; i++) {
         size_t document = piece[a->out_row[i] / T].document;
         nats[document] -= a->logp[i];
@@ -2253,15 +2252,8 @@ static const Stage dpo_stage = {"dpo", 5e-5, PAIR, prepare_data, begin_preferenc
 
 // ---- one step -----------------------------------------------------------------------------------
 
-// Forward pass of rows row .. row + rows - 1 of a batch; fills b->at.
-static void batch_logp(const Model *model, Acts *a, const Batch *b, size_t row, size_t rows) {
-    size_t from = row * b->T;
-    logp_of(model, a, b->ids + from, b->target + from, b->length + row, rows, b->T);
-    for (int i = 0; i < a->n_out; i++) b->at[i] = (int)from + a->out_row[i];
-}
-
 typedef struct { // what is reported of one optimiser step
-    double loss, aux_loss, grad_norm;
+    double loss, aux_loss, grad_norm, lr, tokens_per_second;
     double load_least, load_most; // share of the tokens that chose the least and the most used
                                   // expert of any layer; the mean is K / E
     Figures more;                 // from the objective
@@ -2282,7 +2274,7 @@ static Report accumulate_gradients(Model *model, Acts *a, const Batch *b, size_t
     for (size_t row = 0; row < b->rows; row += pass_rows) {
         size_t rows = min_size(pass_rows, b->rows - row);
         a->aux_share = (float)rows / b->rows;
-        batch_logp(model, a, b, row, rows);
+        logp_of(model, a, b, row, rows);
         r.loss += objective(a->dlogp, a->logp, a->n_out, b, own, &r.more);
         r.aux_loss += a->aux_loss;
         model_backward(model, a);
@@ -2320,30 +2312,28 @@ static const char *first_bad_tensor(const Model *model) {
 }
 
 // One line per step. In a terminal it replaces the line before, unless that was printed with keep.
-static void print_progress(const Run *run, long step, const Report *r, double lr, double speed,
-                           double seconds_left, bool keep) {
+static void print_progress(const Run *run, long step, const Report *r, int time_left, bool keep) {
     bool terminal = isatty(STDERR_FILENO);
     fprintf(stderr, "%s%s %ld/%ld  loss %.4f  lr %.2e  norm %.2f", terminal ? "\r\033[K" : "",
-            run->stage->name, step, run->total, r->loss, lr, r->grad_norm);
+            run->stage->name, step, run->total, r->loss, r->lr, r->grad_norm);
     for (int i = 0; i < r->more.n; i++)
         fprintf(stderr, "  %s %.3g", r->more.figure[i].name, r->more.figure[i].value);
-    fprintf(stderr, "  %.0f tokens/s  %d:%02d left", speed,
-            (int)seconds_left / 60, (int)seconds_left % 60);
+    fprintf(stderr, "  %.0f tokens/s  %d:%02d left", r->tokens_per_second,
+            time_left / 60, time_left % 60);
     if (run->model->E)
         fprintf(stderr, "  load %.0f-%.0f%%", 100 * r->load_least, 100 * r->load_most);
     if (!terminal || keep) fprintf(stderr, "\n");
 }
 
 // One row of train.csv; before the first, the names of the columns.
-static void write_csv(FILE *csv, const Run *run, long step, const Report *r, double lr,
-                      double speed, double measured) {
+static void write_csv(FILE *csv, const Run *run, long step, const Report *r, double measured) {
     if (step == 1) {
         fprintf(csv, "step,loss,aux_loss,lr,grad_norm,tokens_per_second,load_least,load_most");
         for (int i = 0; i < r->more.n; i++) fprintf(csv, ",%s", r->more.figure[i].name);
         fprintf(csv, ",held_out\n");
     }
-    fprintf(csv, "%ld,%.6f,%.6f,%.4g,%.4f,%.0f,", step, r->loss, r->aux_loss, lr, r->grad_norm,
-            speed);
+    fprintf(csv, "%ld,%.6f,%.6f,%.4g,%.4f,%.0f,", step, r->loss, r->aux_loss, r->lr, r->grad_norm,
+            r->tokens_per_second);
     fprintf(csv, run->model->E ? "%.3f,%.3f" : ",", r->load_least, r->load_most);
     for (int i = 0; i < r->more.n; i++) fprintf(csv, ",%.6g", r->more.figure[i].value);
     fprintf(csv, isfinite(measured) ? ",%.6f\n" : ",\n", measured);
@@ -2384,17 +2374,17 @@ static void train(Run *run) {
             die("step %ld: the loss is %g and the gradient norm %g; first bad tensor: %s", step,
                 r.loss, r.grad_norm, first_bad_tensor(run->model));
 
-        double lr = schedule(highest_lr, step, run->total, o->warmup);
-        AdamW adamw = {lr, 0.9, o->beta2, 1e-8, o->weight_decay, o->clip, step};
+        r.lr = schedule(highest_lr, step, run->total, o->warmup);
+        AdamW adamw = {r.lr, 0.9, o->beta2, 1e-8, o->weight_decay, o->clip, step};
         adamw_step(run->model, &adamw, r.grad_norm);
 
         tokens += run->batch.rows * run->batch.T; // with padding
-        double now = seconds(), speed = tokens / (now - start), measured = NAN;
+        double now = seconds(), measured = NAN;
+        r.tokens_per_second = tokens / (now - start);
         stop = interrupted; // read once per step, so that the last one measures and saves
         bool measure_now = stop || step == run->total || step % eval_every == 0;
         if (measure_now || step == 1 || now - shown > (isatty(STDERR_FILENO) ? 0.2 : 5)) {
-            double seconds_left = (run->total - step) * (now - start) / step;
-            print_progress(run, step, &r, lr, speed, seconds_left, measure_now);
+            print_progress(run, step, &r, (run->total - step) * (now - start) / step, measure_now);
             shown = now;
         }
         if (measure_now) {
@@ -2404,7 +2394,7 @@ static void train(Run *run) {
             stop |= e.less_is_better ? e.watched <= o->until : e.watched >= o->until;
             start += seconds() - now; // measuring does not count
         }
-        write_csv(csv, run, step, &r, lr, speed, measured);
+        write_csv(csv, run, step, &r, measured);
     }
     signal(SIGINT, SIG_DFL);
     if (ferror(csv) || fclose(csv)) die("%s: cannot be written", path);
@@ -4077,9 +4067,8 @@ static Model *load_model(const Options *o, const Tokenizer *tok) {
 }
 
 // The number of floats that these activations would need; they are not allocated.
-static size_t acts_size(const Model *model, enum Mode mode, size_t rows, size_t slots,
-                        size_t room) {
-    Acts *a = acts_plan(model, mode, rows, slots, room);
+static size_t acts_size(const Model *model, enum Mode mode, size_t N, size_t slots, size_t room) {
+    Acts *a = acts_plan(model, mode, N, slots, room);
     size_t size = a->size;
     acts_free(a);
     return size;

@@ -176,7 +176,7 @@ static double loss_now(const Trial *trial) {
     Acts *a = trial->acts;
     const Batch *b = &trial->batch;
     Figures unused = {0};
-    batch_logp(trial->model, a, b, 0, b->rows);
+    logp_of(trial->model, a, b, 0, b->rows);
     return trial->objective(a->dlogp, a->logp, a->n_out, b, trial->own, &unused) + a->aux_loss;
 }
 
@@ -616,10 +616,12 @@ static void check_decoding(const Variant *v) {
     Acts *full = acts_new(model, TRAINING, 2 * T, 0, 0);
     Acts *cached = acts_new(model, INFERENCE, PASS_ROWS, 2, T);
     int ids[2 * T], target[2 * T] = {0};    // (2, T); every row has a target and so gets logits
+    int length[2] = {T, T}, at[2 * T];
+    Batch batch = {.rows = 2, .T = T, .ids = ids, .target = target, .length = length, .at = at};
     int slot[2] = {1, 0}, past[2] = {4, 2}; // past: at first the lengths of the prompts
     double worst = 0;
     for (int i = 0; i < 2 * T; i++) ids[i] = (int)(splitmix64(i) % model->V);
-    logp_of(model, full, ids, target, NULL, 2, T);
+    logp_of(model, full, &batch, 0, 2);
     for (int b = 0; b < 2; b++) prefill(model, cached, ids + b * T, past[b], 0, slot[b]);
 
     while (past[1] < T) {

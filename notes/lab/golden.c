@@ -384,7 +384,9 @@ static void golden_logits(Golden *g) {
     const Batch *b = &g->batch;
     const float *logits = g->acts->logits; // (N, V)
     size_t V = g->model->V;
-    logp_of(g->model, g->acts, b->ids, b->ids, b->length, b->rows, b->T);
+    Batch all = *b;
+    all.target = b->ids;
+    logp_of(g->model, g->acts, &all, 0, b->rows);
     double v[6];
     digest(v, "logits", logits, g->acts->N * V);
     Record *r = golden_next(g, NULL, "logits_digest", NULL);

@@ -127,7 +127,7 @@ static double policy_loss(float *dlogp, const float *logp, size_t n, const Batch
 // into (rows, T). Places without a target stay as they are.
 static void store_logp(const Model *model, Acts *a, const Batch *b, size_t pass_rows, float *into) {
     for (size_t row = 0; row < b->rows; row += pass_rows) {
-        batch_logp(model, a, b, row, min_size(pass_rows, b->rows - row));
+        logp_of(model, a, b, row, min_size(pass_rows, b->rows - row));
         for (int i = 0; i < a->n_out; i++) into[b->at[i]] = a->logp[i];
     }
 }

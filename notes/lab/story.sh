@@ -92,7 +92,8 @@ figure() {
     echo "$found"
 }
 
-# record METRIC NAME [TARGET] adds a figure of the last evaluation to out/metrics.csv.
+# record METRIC NAME [FLOOR_OR_TARGET] adds a figure of the last evaluation to out/metrics.csv. The
+# targets are what this story has to reach for any seed; it prints them nowhere else.
 record() {
     value=$(figure "$2")
     echo "$stage,$1,$value,$3" >>out/metrics.csv
@@ -166,7 +167,8 @@ middle_question=$(question $held_out $(($(wc -l <$held_out) / 2 + 1)))
 first_sum=$(question out/world/reason_held_out.jsonl 1)
 echo stage,metric,value,floor_or_target >out/metrics.csv
 
-# One step with a learning rate of 0 leaves the model as it was initialised: it knows nothing yet.
+# The stage "nothing" is the model before any training: one step with a learning rate of 0 leaves it
+# as it was initialised.
 run ./minimind pretrain --data out/world/pretrain.jsonl \
     --held-out out/world/pretrain_held_out.jsonl --tokenizer out/tokenizer --out out/nothing \
     --steps 1 --lr 0 --batch 8 --seq 128 --seed "$seed" $threads
@@ -177,8 +179,8 @@ measure
 begin pretrain "2. Pretraining: it learns to predict the next token, and by that to know the world"
 run ./minimind pretrain --data out/world/pretrain.jsonl \
     --held-out out/world/pretrain_held_out.jsonl --tokenizer out/tokenizer --out out/pretrain \
-    --steps 2800 --lr 3e-3 --warmup 50 --batch 8 --seq 128 --beta2 0.99 --weight-decay 0.02 \
-    --eval-every 700 --seed "$seed" $threads
+    --steps 2600 --lr 3e-3 --warmup 50 --batch 8 --seq 128 --beta2 0.99 --weight-decay 0.02 \
+    --eval-every 650 --seed "$seed" $threads
 measure
 
 begin sft "3. SFT: it learns to answer questions on half of the world; the other half is the test"
@@ -199,6 +201,8 @@ run ./minimind dpo --model out/sft --data out/world/dpo.jsonl \
 measure
 
 begin think "5. Thinking: SFT on sums that are worked digit by digit before they are answered"
+# keep.jsonl holds more questions, all answered with a smile, and again.jsonl more texts as in
+# pretraining: mixed into later stages, so that the model does not forget.
 sums=out/world/reason.jsonl,out/world/keep.jsonl,out/world/again.jsonl
 run ./minimind sft --model out/dpo --data $sums --held-out out/world/reason_held_out.jsonl \
     --out out/think --epochs 1 --lr 2e-3 --warmup 20 --batch 16 --seq 128 --beta2 0.99 \
@@ -207,8 +211,8 @@ measure
 
 begin early "6. The same again, but stopped when three of five sums are right: a start for GRPO"
 run ./minimind sft --model out/dpo --data $sums --held-out out/world/reason_held_out.jsonl \
-    --out out/early --epochs 1 --lr 1e-3 --warmup 20 --batch 16 --seq 128 --beta2 0.99 \
-    --weight-decay 0.1 --eval-every 2 --task think --eval-data out/world/grpo.jsonl --rows 256 \
+    --out out/early --epochs 1 --lr 2e-3 --warmup 20 --batch 16 --seq 128 --beta2 0.99 \
+    --weight-decay 0.1 --eval-every 3 --task think --eval-data out/world/grpo.jsonl --rows 128 \
     --max-new-tokens 60 --until 0.6 --seed "$seed" $threads
 measure
 
