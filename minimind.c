@@ -2205,11 +2205,7 @@ static Figures measure_text(Run *run) {
     return evaluate_text(run->model, run->acts, &run->data.held, run->T);
 }
 
-static void begin_pretraining(Run *run) {
-    fprintf(stderr, "a model that knows nothing has the loss ln V = %.4f\n", log(run->model->V));
-}
-
-static const Stage pretrain_stage = {"pretrain", 2e-3, WINDOW, prepare_data, begin_pretraining,
+static const Stage pretrain_stage = {"pretrain", 2e-3, WINDOW, prepare_data, NULL,
                                      fill_from_data, next_token_loss, measure_text, NULL};
 
 static const Stage sft_stage = {"sft", 5e-4, DOCUMENT, prepare_data, NULL, fill_from_data,
@@ -2301,13 +2297,11 @@ static void on_interrupt(int sig) { // a second Ctrl-C ends the program at once
     signal(sig, SIG_DFL);
 }
 
-// Names the first tensor whose weights, or else whose gradients, contain a number that is not
-// finite.
+// Names the first tensor with a weight or a gradient that is not finite.
 static const char *first_bad_tensor(const Model *model) {
-    for (int gradients = 0; gradients < 2; gradients++)
-        for (const Tensor *t = model->tensor; t < model->tensor + model->n_tensors; t++)
-            for (size_t i = 0; i < tensor_size(t); i++)
-                if (!isfinite((gradients ? t->grad : t->weight)[i])) return t->name;
+    for (const Tensor *t = model->tensor; t < model->tensor + model->n_tensors; t++)
+        for (size_t i = 0; i < tensor_size(t); i++)
+            if (!isfinite(t->weight[i]) || !isfinite(t->grad[i])) return t->name;
     return "no weight or gradient: the logits";
 }
 
@@ -4097,6 +4091,7 @@ static void run_stage(const Stage *stage, const Options *given, void *own) {
     model_allocate(run.model, true, 32);
     if (o.model) weights_load(run.model, o.model);
     else model_init(run.model, o.sampling.seed);
+    if (!o.model) fprintf(stderr, "guessing has the loss ln V = %.4f\n", log(run.model->V));
     run.acts = acts_new(run.model, mode, rows, 0, 0);
     run.batch = batch_new(run.rows, run.T);
     if (stage->begin) stage->begin(&run);

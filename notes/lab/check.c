@@ -247,7 +247,7 @@ static void check_padding(const Trial *trial, const char *name) {
 // 2. Objectives
 //
 // An objective is a function of logp alone, but its gradient is checked through the whole model:
-// this includes the way from the targets of a pass to the rows of the batch.
+// this also checks b->at, which maps the targets of a pass to the rows of the batch.
 // =================================================================================================
 
 // DPO, GRPO and CISPO, with random numbers for what they need beyond the batch.

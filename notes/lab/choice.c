@@ -42,13 +42,15 @@ static size_t answer_choices(const Model *model, Acts *a, Tokenizer *tok, const 
             die("%s:%zu: choices have to be strings, at most %d", r->path, r->number, MOST);
         encode_messages(tok, &messages, false, &ids);
         encode_trained(tok, c->s, c->len, &ids);
-        if (ids.n > from + a->max_rows + 1) from = ids.n - a->max_rows - 1; // the end counts
+        // Of a row that is too long, keep the end: it has the choice.
+        if (ids.n > from + a->max_rows + 1) from = ids.n - a->max_rows - 1;
         document[n++] = (Document){from, ids.n, c->len, NAN};
     }
     if (!(answer->number >= 0 && answer->number < n))
         die("%s:%zu: \"answer\" is not the number of a choice", r->path, r->number);
 
-    score_documents(model, a, &(Tokens){ids.id, document, ids.n, n, 0}, a->max_rows, nats, NULL);
+    Tokens rows = {.id = ids.id, .document = document, .n_ids = ids.n, .n = n};
+    score_documents(model, a, &rows, a->max_rows, nats, NULL);
     for (size_t c = 1; c < n; c++) {
         double bytes = document[c].bytes, best_bytes = document[best_per_byte].bytes;
         if (nats[c] < nats[best]) best = c;
@@ -60,7 +62,6 @@ static size_t answer_choices(const Model *model, Acts *a, Tokenizer *tok, const 
     free(ids.id);
     return n;
 }
-
 
 // Multiple choice over the files in a list, at most `rows` questions (0: all).
 static Figures evaluate_choices(const Model *model, Acts *a, Tokenizer *tok, const char *files,

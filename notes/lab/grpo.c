@@ -92,10 +92,11 @@ static double cispo_token(double logp, double old_logp, double advantage, const 
     return -weight * logp;
 }
 
-// The distance from the reference, estimated from one drawn token (Schulman's k3). Over tokens that
-// the model draws, the mean of e^d is the sum of p ref / p = 1. So the mean of kl = e^d - d - 1 is
-// that of -d = logp - ref_logp, the KL divergence. But kl is never negative, and less noisy than
-// -d. Its derivative by logp is 1 - e^d.
+// The distance from the reference, estimated from one drawn token (Schulman's k3). With p and ref
+// the two probabilities of the token, e^d = ref / p. Tokens are drawn with probability p, so the
+// mean of e^d is sum p (ref / p) = 1, and the mean of kl = e^d - d - 1 is that of -d = logp -
+// ref_logp, the KL divergence. But kl is never negative, and less noisy than -d. Its derivative by
+// logp is 1 - e^d.
 static double kl_of(double logp, double ref_logp) {
     return exp(ref_logp - logp) - (ref_logp - logp) - 1;
 }
