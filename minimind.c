@@ -1062,7 +1062,7 @@ typedef struct {
     float *logits, *lse;            // (n_out, V), (n_out) log_sum_exp of the logits
     float *logp, *dlogp;            // (n_out)
     // Work space that all layers share:
-    float *v_raw;                   // (N, KV, D) as projected
+    float *v_raw;                   // (N, KV, D) as projected; used with a KV cache
     float *score;                   // (N, E) the router's scores
     float *h;                       // (N K + S N, F) silu(gate) * up
     // Gradients, named after what they belong to; training only:
@@ -1226,13 +1226,13 @@ static void project_backward(float *dx, const float *dy, const float *x, const T
     op->linear_backward(dx, w->grad, dy, x, w->weight, n, w->cols, w->rows, add);
 }
 
-// y (n, width) = the RMSNorm of x with the weights of `norm`, or a copy if there are none (NULL).
-// Keeps rstd (n).
+// y (n, width) = the RMSNorm of x with the weights of `norm`, or a copy if there are none (NULL). y
+// may be x. Keeps rstd (n).
 static void normalise(const Model *model, float *y, float *rstd, const float *x,
                       const Tensor *norm, size_t n, size_t width) {
     float eps = model->config.rms_norm_eps;
     if (norm) op->rmsnorm_forward(y, rstd, x, norm->weight, n, width, eps);
-    else memcpy(y, x, n * width * sizeof *y);
+    else if (y != x) memcpy(y, x, n * width * sizeof *y);
 }
 
 // Accumulates dx (n, width) and the gradient of the weights. Without weights y = x, so dx += dy.
@@ -1242,25 +1242,24 @@ static void normalise_backward(float *dx, const float *dy, const float *x, const
     else for (size_t i = 0; i < n * width; i++) dx[i] += dy[i];
 }
 
-// Norm, rotation and attention for the sequences b .. b + B - 1, which all have the same past.
+// Rotation and attention for the sequences b .. b + B - 1, which all have the same past. With a KV
+// cache their k and v move into their slots first.
 static void attend(const Model *model, Acts *a, int l, size_t b, size_t B) {
-    const Layer *layer = &model->layer[l];
     LayerActs *act = &a->layer[l];
     size_t T = a->T, H = model->H, KV = model->KV, D = model->D;
-    size_t row = b * T; // of the first token of sequence b in q_raw, k_raw, v_raw and att
+    size_t row = b * T; // of the first token of sequence b in q, k_raw, v_raw and att
     size_t past = a->room ? (size_t)a->past[b] : 0;
     size_t kv_row = a->room ? a->slot[b] * a->room : row; // of its position 0 in act->k and act->v
-    float *q = act->q + row * H * D;                         // (B, T, H, D)
-    float *k = act->k + (kv_row + past) * KV * D;            // (B, T, KV, D) the new ones
-    float *v = act->v + (kv_row + past) * KV * D;            // (B, T, KV, D)
-    const float *cosine = a->cosine + past * (D / 2);        // (T, D / 2)
-    const float *sine = a->sine + past * (D / 2);            // (T, D / 2)
+    float *q = act->q + row * H * D;                      // (B, T, H, D)
+    float *k = act->k + (kv_row + past) * KV * D;         // (B, T, KV, D) the new ones
+    float *v = act->v + (kv_row + past) * KV * D;         // (B, T, KV, D)
+    const float *cosine = a->cosine + past * (D / 2);     // (T, D / 2)
+    const float *sine = a->sine + past * (D / 2);         // (T, D / 2)
 
-    normalise(model, q, act->q_rstd + row * H, act->q_raw + row * H * D, layer->q_norm,
-              B * T * H, D);
-    normalise(model, k, act->k_rstd + row * KV, act->k_raw + row * KV * D, layer->k_norm,
-              B * T * KV, D);
-    memcpy(v, a->v_raw + row * KV * D, B * T * KV * D * sizeof *v); // v has no norm, no rotation
+    if (a->room) {
+        memcpy(k, act->k_raw + row * KV * D, B * T * KV * D * sizeof *k);
+        memcpy(v, a->v_raw + row * KV * D, B * T * KV * D * sizeof *v);
+    }
     op->rope(q, cosine, sine, 1, B, T, H, D);
     op->rope(k, cosine, sine, 1, B, T, KV, D);
 
@@ -1272,12 +1271,16 @@ static void attend(const Model *model, Acts *a, int l, size_t b, size_t B) {
 static void attention_block_forward(const Model *model, Acts *a, int l) {
     const Layer *layer = &model->layer[l];
     LayerActs *act = &a->layer[l];
-    size_t N = a->N, C = model->C;
+    size_t N = a->N, C = model->C, H = model->H, KV = model->KV, D = model->D;
+    float *k = a->room ? act->k_raw : act->k; // (N, KV, D) attend() moves it into the cache
+    float *v = a->room ? a->v_raw : act->v;   // (N, KV, D) it has no norm and is not rotated
 
     normalise(model, act->norm1, act->rstd1, act->x, layer->attn_norm, N, C);
     project(act->q_raw, act->norm1, layer->q, N, false);
     project(act->k_raw, act->norm1, layer->k, N, false);
-    project(a->v_raw, act->norm1, layer->v, N, false);
+    project(v, act->norm1, layer->v, N, false);
+    normalise(model, act->q, act->q_rstd, act->q_raw, layer->q_norm, N * H, D);
+    normalise(model, k, act->k_rstd, act->k_raw, layer->k_norm, N * KV, D);
 
     // In training all sequences begin at position 0 and go together. In a KV cache each has a past
     // of its own.
@@ -3773,6 +3776,10 @@ static void fast_rmsnorm_backward(float *dx, float *dw, const float *dy, const f
 // Replaces rope: the definition, one token per iteration.
 static void fast_rope(float *x, const float *cosine, const float *sine, float direction, size_t B,
                       size_t T, size_t heads, size_t D) {
+    if (B * T == 1) {
+        rope(x, cosine, sine, direction, B, T, heads, D);
+        return;
+    }
     #pragma omp parallel for num_threads(n_threads) if (B * T > 8)
     for (size_t row = 0; row < B * T; row++) {
         size_t at = row % T * (D / 2);

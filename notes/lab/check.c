@@ -293,7 +293,8 @@ static void check_margins(void) {
         double beta = 0.1, ref_sum[2] = {-sign * 1000 / beta, 0};
         Batch b = {.rows = 2, .T = 1, .at = (int[]){0, 1}, .n_targets = 2};
         Figures unused = {0};
-        double loss = dpo_loss(dlogp, logp, 2, &b, &(Preferences){.beta = beta, .ref_sum = ref_sum}, &unused);
+        Preferences own = {.beta = beta, .ref_sum = ref_sum};
+        double loss = dpo_loss(dlogp, logp, 2, &b, &own, &unused);
 
         double slope = sign > 0 ? 0 : beta;
         double error = fabs(loss - (sign > 0 ? 0 : 1000)) / 1000;

@@ -179,8 +179,8 @@ measure
 begin pretrain "2. Pretraining: it learns to predict the next token, and by that to know the world"
 run ./minimind pretrain --data out/world/pretrain.jsonl \
     --held-out out/world/pretrain_held_out.jsonl --tokenizer out/tokenizer --out out/pretrain \
-    --steps 2600 --lr 3e-3 --warmup 50 --batch 8 --seq 128 --beta2 0.99 --weight-decay 0.02 \
-    --eval-every 650 --seed "$seed" $threads
+    --steps 2500 --lr 3e-3 --warmup 50 --batch 8 --seq 128 --beta2 0.99 --weight-decay 0.02 \
+    --eval-every 625 --seed "$seed" $threads
 measure
 
 begin sft "3. SFT: it learns to answer questions on half of the world; the other half is the test"
@@ -211,8 +211,8 @@ measure
 
 begin early "6. The same again, but stopped when three of five sums are right: a start for GRPO"
 run ./minimind sft --model out/dpo --data $sums --held-out out/world/reason_held_out.jsonl \
-    --out out/early --epochs 1 --lr 2e-3 --warmup 20 --batch 16 --seq 128 --beta2 0.99 \
-    --weight-decay 0.1 --eval-every 3 --task think --eval-data out/world/grpo.jsonl --rows 128 \
+    --out out/early --epochs 1 --lr 1e-3 --warmup 20 --batch 16 --seq 128 --beta2 0.99 \
+    --weight-decay 0.1 --eval-every 4 --task think --eval-data out/world/grpo.jsonl --rows 128 \
     --max-new-tokens 60 --until 0.6 --seed "$seed" $threads
 measure
 
