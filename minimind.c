@@ -2488,27 +2488,23 @@ static void copy_slot(const Model *model, Acts *a, size_t from, size_t to, size_
     }
 }
 
-// Feeds ids (n) of one sequence, in a slot from position `past` on, in passes of at most max_rows
-// rows; leaves the logits after the last one in a->logits.
-static void prefill(const Model *model, Acts *a, const int *ids, size_t n, int past, int slot) {
-    for (size_t i = 0; i < n; i += a->max_rows) {
-        size_t rows = min_size(a->max_rows, n - i);
-        int at = past + (int)i;
-        model_forward(model, a, ids + i, NULL, 1, rows, &at, &slot);
-        a->n_out = 1;
-        a->out_row[0] = (int)rows - 1;
-    }
+// T more tokens for each of B sequences: ids (B, T) at positions past[b] + t of slot[b]. Leaves in
+// a->logits (B, V) the logits after the last token of each. T = 1 is a step of decoding.
+static void extend(const Model *model, Acts *a, const int *ids, size_t B, size_t T, const int *past,
+                   const int *slot) {
+    model_forward(model, a, ids, NULL, B, T, past, slot);
+    a->n_out = (int)B;
+    for (size_t b = 0; b < B; b++) a->out_row[b] = (int)(b * T + T - 1);
     head_forward(model, a);
 }
 
-// One more token for each of B sequences: ids (B) at positions past (B) of slots slot (B). Leaves
-// the logits (B, V) in a->logits.
-static void decode_step(const Model *model, Acts *a, const int *ids, size_t B, const int *past,
-                        const int *slot) {
-    model_forward(model, a, ids, NULL, B, 1, past, slot);
-    a->n_out = (int)B;
-    for (size_t b = 0; b < B; b++) a->out_row[b] = (int)b;
-    head_forward(model, a);
+// Feeds ids (n) of one sequence, in a slot from position `past` on, in passes of at most max_rows
+// tokens; leaves the logits after the last one in a->logits.
+static void prefill(const Model *model, Acts *a, const int *ids, size_t n, int past, int slot) {
+    for (size_t i = 0; i < n; i += a->max_rows) {
+        int at = past + (int)i;
+        extend(model, a, ids + i, 1, min_size(a->max_rows, n - i), &at, &slot);
+    }
 }
 
 typedef struct {
@@ -2579,7 +2575,7 @@ static void complete(const Model *model, Acts *a, const Tokenizer *tok, Answer *
             B++;
         }
         if (B == 0) break;
-        decode_step(model, a, next, B, past, slot);
+        extend(model, a, next, B, 1, past, slot);
         for (size_t b = 0; b < B; b++)
             draw_token(&answer[slot[b]], a->logits + b * model->V, tok, s, slot[b], aloud);
     }

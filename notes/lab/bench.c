@@ -276,7 +276,7 @@ static double bench_decoding(const Model *model, size_t B, double *prefill_rate)
     // The same tokens in each step: drawing new ones is not measured.
     start = seconds();
     for (int n = 0; n < NEW; n++) {
-        decode_step(model, a, ids, B, past, slot);
+        extend(model, a, ids, B, 1, past, slot);
         for (size_t b = 0; b < B; b++) past[b]++;
     }
     double rate = NEW * B / (seconds() - start);

@@ -628,7 +628,7 @@ static void check_decoding(const Variant *v) {
     while (past[1] < T) {
         int first = past[0] == T; // 1: sequence 0 is complete, sequence 1 goes on alone
         int next[2] = {ids[first ? 0 : past[0]], ids[T + past[1]]};
-        decode_step(model, cached, next + first, 2 - first, past + first, slot + first);
+        extend(model, cached, next + first, 2 - first, 1, past + first, slot + first);
         for (int b = first; b < 2; b++) {
             const float *want = full->logits + (b * T + past[b]) * model->V; // (V)
             const float *got = cached->logits + (b - first) * model->V;      // (V)
@@ -656,11 +656,11 @@ static double together_error(const Model *model, Acts *a, const Answer *answer) 
         next[i] = answer[i].ids.id[past[i]];
         slot[i] = i;
     }
-    decode_step(model, a, next, TOGETHER, past, slot);
+    extend(model, a, next, TOGETHER, 1, past, slot);
     memcpy(together, a->logits, TOGETHER * V * sizeof *together);
 
     for (size_t i = 0; i < TOGETHER; i++) {
-        decode_step(model, a, &next[i], 1, &past[i], &slot[i]);
+        extend(model, a, &next[i], 1, 1, &past[i], &slot[i]);
         worst = larger_error(worst, largest_difference(a->logits, together + i * V, V));
     }
     release();
