@@ -504,8 +504,8 @@ static void router_backward(float *dprob, const float *dmix, const float *mix, c
 // where balanced experts give 0.5 scale; dp_0 = scale / 4 and dp_1 = 0, so that descent lowers p_0.
 //
 // prob (B T, E), choice (B T, K), length (B): sequence b has length[b] real tokens in its T rows;
-// the rest is padding, ignored. Returns the loss; accumulates count_e (E) and dprob
-// (B T, E), of which either may be NULL.
+// the rest is padding, ignored. Returns the loss; accumulates count_e (E) and dprob (B T, E), of
+// which either may be NULL.
 static double balance_loss(int *count_e, float *dprob, const float *prob, const int *choice,
                            const int *length, size_t B, size_t T, size_t E, size_t K,
                            double scale) {
@@ -660,11 +660,11 @@ static const Ops *op = &fast;
 // 3. The model
 //
 // A configuration, ONE table of parameters, and the activations, the arrays that the forward pass
-// fills and the backward pass reads. The table is all that allocation,
-// initialisation, files, AdamW, the gradient check and `info` know about the model: a new tensor is
-// one field of Layer and one line in add_layer(). Dense and MoE are the same code. A dense
-// feed-forward is one expert that every token visits, like the shared experts of MiniMind2; without
-// routed experts there is no router.
+// fills and the backward pass reads. The table is all that allocation, initialisation, files,
+// AdamW, the gradient check and `info` know about the model: a new tensor is one field of Layer and
+// one line in add_layer(). Dense and MoE are the same code. A dense feed-forward is one expert that
+// every token visits, like the shared experts of MiniMind2; without routed experts there is no
+// router.
 // =================================================================================================
 
 // `#pragma omp parallel for num_threads(n_threads)` shares the iterations of the next loop out
@@ -2540,9 +2540,9 @@ static void draw_token(Answer *x, const float *logits, const Tokenizer *tok, con
 // that are not done share every pass over the weights. Each draws from random numbers of its own. A
 // text does not depend on what is drawn beside it, except where two tokens are equally probable to
 // 6 digits: products of fewer than THIN = 12 rows and of more rows add in different orders (with
-// packed weights, also 1 row and several), which moves logits by about 3e-7. With
-// `aloud` the text is printed as it is drawn, and Ctrl-C ends it; without, Ctrl-C has no effect
-// here, because a measurement must not be cut short.
+// packed weights, also 1 row and several), which moves logits by about 3e-7. With `aloud` the text
+// is printed as it is drawn, and Ctrl-C ends it; without, Ctrl-C has no effect here, because a
+// measurement must not be cut short.
 static void complete(const Model *model, Acts *a, const Tokenizer *tok, Answer *answer, size_t n,
                      const Sampling *s, bool aloud) {
     int *past = xcalloc(3 * n, sizeof *past); // (n)
@@ -3471,8 +3471,8 @@ static inline float float_of(int32_t bits) {
 //     e^x = 2^n e^r  with  n = round(x / ln 2), so |r| <= ln 2 / 2,  e^r by its series to r^7 / 7!
 //
 // r = x - n ln 2 takes two subtractions: n * 0.693359375 is exact, the second is the small rest of
-// n ln 2, so r keeps its digits. 2^n is // applied in two steps because n runs from -150 to 150,
-// past the range of one float's exponent: in this way results become denormal, 0 or infinite by
+// n ln 2, so r keeps its digits. 2^n is applied in two steps because n runs from -150 to 150, past
+// the range of one float's exponent: in this way results become denormal, 0 or infinite by
 // themselves.
 static inline float fast_exp(float x) {
     if (sizeof(float) == 8) return expf(x); // `make check-double` makes float double and expf exp
@@ -3602,9 +3602,9 @@ static void fast_swiglu_backward(float *dgate, float *dup, const float *dh, cons
 //
 // The G heads that share a key/value head are rows of the same matrix, so its keys are loaded once
 // for all of them. Row r of the scores belongs to query t0 + r / G. It sees the keys 0 .. past + t0
-// + r / G; its probabilities for later keys are set to 0. The (T, T) matrix
-// never exists: a tile's part of it lives in the cache of one core. (FlashAttention, Dao et al.
-// 2022, also cuts the keys into blocks, which needs a running maximum; here a tile has all keys.)
+// + r / G; its probabilities for later keys are set to 0. The (T, T) matrix never exists: a tile's
+// part of it lives in the cache of one core. (FlashAttention, Dao et al. 2022, also cuts the keys
+// into blocks, which needs a running maximum; here a tile has all keys.)
 enum { TILE = 128 };
 
 static size_t tile_queries(size_t G) { return max_size(TILE / G, 1); }
