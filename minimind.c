@@ -1,5 +1,4 @@
-// minimind.c - a language model in one C file: every layer, every gradient, every stage of
-// training.
+// minimind.c - a language model in one C file: every layer, gradient and stage of training.
 //
 // MiniMind (https://github.com/jingyaogong/minimind) is a small Chinese-English language model that
 // people train in order to learn how a modern one works. In PyTorch the part worth understanding
@@ -51,7 +50,7 @@
 //
 // ONE TRAINING STEP, from main() to a gradient and back into the weights:
 //
-//     main -> cmd_pretrain -> run_stage -> train
+//     main -> run_stage -> train
 //         stage->fill                                rows of token ids and targets
 //         accumulate_gradients                       for each part of the batch:
 //             logp_of                                forward: ids -> logp
@@ -116,15 +115,13 @@ static void linear_forward(float *y, const float *x, const float *w, size_t n, s
 }
 
 // The forward line is   y[i][o] = sum_c x[i][c] w[o][c].   The loss depends on x[i][c] through
-// every y[i][o], o = 0 .. out - 1, and on w[o][c] through every row i. The chain rule sums over
-// both:
+// every y[i][o], and on w[o][c] through every row i. The chain rule sums over both:
 //
 //     dx[i][c] = sum_o dy[i][o] w[o][c]      that is  dx = dy w
 //     dw[o][c] = sum_i dy[i][o] x[i][c]      that is  dw = dy^T x
 //
 // The shapes leave no choice: from dy (n, out) and w (out, in) only dy w has the shape of x, and
-// from dy and x only dy^T x has the shape of w. dw is accumulated; dx is overwritten, or
-// accumulated if `add`.
+// from dy and x only dy^T x has that of w. dw is accumulated; so is dx if `add`, else overwritten.
 static void linear_backward(float *dx, float *dw, const float *dy, const float *x, const float *w,
                             size_t n, size_t in, size_t out, bool add) {
     for (size_t i = 0; i < n; i++) {
@@ -504,8 +501,7 @@ static void router_backward(float *dprob, const float *dmix, const float *mix, c
 // where balanced experts give 0.5 scale; dp_0 = scale / 4 and dp_1 = 0, so that descent lowers p_0.
 //
 // prob (B T, E), choice (B T, K), length (B): sequence b has length[b] real tokens in its T rows;
-// the rest is padding, ignored. Returns the loss; accumulates count_e (E) and dprob (B T, E), of
-// which either may be NULL.
+// the rest is padding. Returns the loss; accumulates count_e (E) and dprob (B T, E), if not NULL.
 static double balance_loss(int *count_e, float *dprob, const float *prob, const int *choice,
                            const int *length, size_t B, size_t T, size_t E, size_t K,
                            double scale) {
@@ -985,6 +981,18 @@ static double gaussian(uint64_t stream, uint64_t i) { // N(0, 1), Box-Muller
     return radius * cos(2 * M_PI * uniform(stream, 2 * i + 1));
 }
 
+// Puts x, n groups of `width` numbers, in random order: Fisher and Yates.
+static void shuffle(size_t *x, size_t n, size_t width, uint64_t stream) {
+    for (size_t i = n; i > 1; i--) {
+        size_t j = uniform(stream, i) * i;
+        for (size_t k = 0; k < width; k++) {
+            size_t last = x[(i - 1) * width + k];
+            x[(i - 1) * width + k] = x[j * width + k];
+            x[j * width + k] = last;
+        }
+    }
+}
+
 static void model_init(Model *model, uint64_t seed) {
     for (Tensor *t = model->tensor; t < model->tensor + model->n_tensors; t++) {
         uint64_t stream = fnv1a64(t->name) + splitmix64(seed);
@@ -1115,8 +1123,7 @@ static void layout_layer(const Model *model, Acts *a, LayerActs *act) {
 // then to place. In training every layer keeps its own activations. With RECOMPUTE a layer keeps
 // only its input x; the rest is computed again when its backward pass needs it, in memory that all
 // layers share: up to a third more work for a fraction of the memory. In inference all layers share
-// x too, and there are no gradients. Then k and v alone are kept per layer, if room > 0: that is
-// the KV cache.
+// x too, and there are no gradients; only k and v are kept per layer, if room > 0: the KV cache.
 static void layout(const Model *model, Acts *a) {
     bool cached = a->room > 0, has_gradients = a->mode != INFERENCE;
     size_t N = a->max_rows, NC = N * model->C, HD = model->H * model->D, KVD = model->KV * model->D;
@@ -1218,16 +1225,14 @@ static void project(float *y, const float *x, const Tensor *w, size_t n, bool ad
     else op->packed_linear(y, x, w, n, add);
 }
 
-// dy (n, out), x (n, in). dx (n, in) is overwritten, or accumulated with `add`; w's gradient is
-// accumulated.
+// dy (n, out), x (n, in). dx (n, in) is overwritten, or += with `add`; w's gradient accumulates.
 static void project_backward(float *dx, const float *dy, const float *x, const Tensor *w, size_t n,
                              bool add) {
     if (n == 0) return;
     op->linear_backward(dx, w->grad, dy, x, w->weight, n, w->cols, w->rows, add);
 }
 
-// y (n, width) = the RMSNorm of x with the weights of `norm`, or a copy if there are none (NULL). y
-// may be x. Keeps rstd (n).
+// y (n, width) = RMSNorm of x, or a copy of x if `norm` is NULL. y may be x. Keeps rstd (n).
 static void normalise(const Model *model, float *y, float *rstd, const float *x,
                       const Tensor *norm, size_t n, size_t width) {
     float eps = model->config.rms_norm_eps;
@@ -1282,8 +1287,7 @@ static void attention_block_forward(const Model *model, Acts *a, int l) {
     normalise(model, act->q, act->q_rstd, act->q_raw, layer->q_norm, N * H, D);
     normalise(model, k, act->k_rstd, act->k_raw, layer->k_norm, N * KV, D);
 
-    // In training all sequences begin at position 0 and go together. In a KV cache each has a past
-    // of its own.
+    // In training all sequences begin at position 0, together. In a KV cache each has its own past.
     if (a->room && a->B > 1) {
         #pragma omp parallel for num_threads(n_threads) schedule(dynamic)
         for (size_t b = 0; b < a->B; b++) attend(model, a, l, b, 1);
@@ -1296,8 +1300,7 @@ static void attention_block_forward(const Model *model, Acts *a, int l) {
 }
 
 // a->dx comes in as the gradient of x_mid and goes out as that of x: the residual path passes it on
-// unchanged, the path through attention adds to it. The steps of the forward pass, from the last to
-// the first.
+// unchanged, the path through attention adds to it. The forward steps, from the last to the first.
 static void attention_block_backward(const Model *model, Acts *a, int l) {
     const Layer *layer = &model->layer[l];
     LayerActs *act = &a->layer[l];
@@ -1322,8 +1325,7 @@ static void attention_block_backward(const Model *model, Acts *a, int l) {
 
 // The balance loss of one layer in one pass, see balance_loss: over all B sequences together, with
 // scale = coefficient * E, or, in MiniMind2 (seq_aux), the mean over the sequences, with scale =
-// coefficient * E / K. aux_share weights the pass. Accumulates count (E) and dprob (N, E), each of
-// which may be NULL.
+// coefficient * E / K. aux_share weights the pass. Accumulates count (E), dprob (N, E) if not NULL.
 static double layer_balance(const Model *model, const Acts *a, const Routing *r, int *count,
                             float *dprob) {
     size_t B = a->B, T = a->T, E = model->E, K = model->K;
@@ -1495,9 +1497,8 @@ typedef struct { // the sequences of one optimiser step, one per row
 } Batch;
 
 // The forward pass up to logp, for training and for measuring: rows row .. row + rows - 1 of a
-// batch. A position whose target is -1 does not count: a->logp[i], i < n_out, is the
-// log-probability of the target of position a->out_row[i] of this pass, which is b->at[i] in the
-// whole batch.
+// batch. A position whose target is -1 does not count: a->logp[i], i < n_out, belongs to the target
+// at position a->out_row[i] of this pass, which is position b->at[i] of the whole batch.
 static void logp_of(const Model *model, Acts *a, const Batch *b, size_t row, size_t rows) {
     size_t from = row * b->T;
     const int *target = b->target + from; // (rows, T)
@@ -1554,8 +1555,7 @@ static void model_backward(const Model *model, Acts *a) {
 
 // ids (n + 1) gives in (T) and target (T): in[t] = ids[t], target[t] = ids[t + 1]. An id that is to
 // be learned carries the bit TRAINED (see tokenizer.c); any other target is -1. Positions t >= n
-// are padding: id 0, target -1. Returns the number of targets. Labels are shifted here and nowhere
-// else.
+// are padding: id 0, target -1. Returns the number of targets. Labels are shifted only here.
 static size_t shift_labels(int *in, int *target, const int *ids, size_t n, size_t T) {
     size_t n_targets = 0;
     for (size_t t = 0; t < T; t++) {
@@ -1629,8 +1629,7 @@ typedef struct {
 
 // Direct preference optimisation (Rafailov et al. 2023). Pair j is an answer that was chosen, row
 // 2j, and one that was rejected, row 2j + 1. Let c and r be the sums of their log-probabilities
-// under the model, and c_ref and r_ref those under the reference: the model as it was before the
-// first step.
+// under the model, and c_ref and r_ref those under the reference: the model before the first step.
 //
 //     margin = beta ((c - c_ref) - (r - r_ref)),   loss = mean over pairs of -log sigmoid(margin)
 //
@@ -1640,8 +1639,7 @@ typedef struct {
 //
 //     dlogp = -/+ beta sigmoid(-margin) / pairs   on each token of the chosen / rejected answer
 //
-// -log sigmoid(m) is computed as log(1 + e^-|m|) - min(m, 0), which no margin can overflow. A pass
-// holds whole pairs.
+// -log sigmoid(m) = log(1 + e^-|m|) - min(m, 0), which cannot overflow. A pass holds whole pairs.
 static double dpo_loss(float *dlogp, const float *logp, size_t n, const Batch *b, const void *own,
                        Figures *more) {
     const Preferences *p = own;
@@ -1791,13 +1789,6 @@ typedef struct { // tokenising in progress
                                             // the line of the first
 } Builder;
 
-// Appends the ids of a text, all of them trained.
-static void encode_trained(Tokenizer *tok, const char *s, size_t n, Ids *out) {
-    size_t from = out->n;
-    tokenizer_encode(tok, s, n, true, out);
-    for (size_t i = from; i < out->n; i++) out->id[i] |= TRAINED;
-}
-
 // Makes a document of the ids since the last one. A row that is too long is cut. `bytes` is the
 // size of its text; if it is 0, or the row was cut, the bytes of the trained tokens are counted
 // instead. Returns false if there are none: nothing to train.
@@ -1822,17 +1813,20 @@ static bool end_document(Builder *b, double bytes, double floor) {
 // Adds a text, or a block of a plain-text file. The start token is added only if the block begins
 // the file, the end token only if it ends the file.
 static bool add_text(Builder *b, const char *s, size_t n, bool begins, bool ends, double floor) {
-    if (begins && b->tok->bos >= 0) ids_push(&b->ids, b->tok->bos | TRAINED);
-    encode_trained(b->tok, s, n, &b->ids);
-    if (ends && b->tok->eos >= 0) ids_push(&b->ids, b->tok->eos | TRAINED);
+    Ids *ids = &b->ids;
+    size_t from = ids->n;
+    if (begins && b->tok->bos >= 0) ids_push(ids, b->tok->bos);
+    tokenizer_encode(b->tok, s, n, true, ids);
+    if (ends && b->tok->eos >= 0) ids_push(ids, b->tok->eos);
+    for (size_t i = from; i < ids->n; i++) ids->id[i] |= TRAINED;
     return end_document(b, n, floor);
 }
 
 // From tokenizer.c: a Reader holds one record of a data file, `json`, or for plain text `line` with
 // `len` bytes; `path` and `number` (the line) are for messages. json_get() returns a member or
 // NULL. encode_chat(tok, record, messages, prompt, think, out) appends the ids of a conversation;
-// with `prompt` it stops where the assistant begins to speak (with `think`: to think). It returns
-// NULL, or what is wrong.
+// with `prompt` it stops where the assistant begins to speak (`think`: to think). It returns what
+// is wrong, or NULL.
 
 // Adds the list of messages `key` of a record.
 static bool add_chat(Builder *b, const Reader *r, const char *key) {
@@ -1851,8 +1845,7 @@ static bool add_record(Builder *b, const Reader *r) {
     return add_text(b, text->s, text->len, true, true, known ? bits->number : NAN);
 }
 
-// Adds the documents of the files in a list. Their ids go to the cache at once, so that memory
-// stays small.
+// Adds the documents of the files in a list. Their ids go to the cache at once: memory stays small.
 static void add_files(Builder *b, const char *list, FILE *cache) {
     Reader r = reader_open(list); // reads JSONL records, or plain text in blocks
     r.block = TEXT_BLOCK;
@@ -1978,18 +1971,6 @@ static size_t epoch_phase(const Data *d, size_t epoch) {
 static size_t epoch_units(const Data *d, size_t epoch) {
     if (d->unit != WINDOW) return d->train.n / d->unit;
     return d->train.n_ids > d->T ? (d->train.n_ids - 1 - epoch_phase(d, epoch)) / d->T : 0;
-}
-
-// Puts x, n groups of `width` numbers, in random order: Fisher and Yates.
-static void shuffle(size_t *x, size_t n, size_t width, uint64_t stream) {
-    for (size_t i = n; i > 1; i--) {
-        size_t j = uniform(stream, i) * i;
-        for (size_t k = 0; k < width; k++) {
-            size_t last = x[(i - 1) * width + k];
-            x[(i - 1) * width + k] = x[j * width + k];
-            x[j * width + k] = last;
-        }
-    }
 }
 
 static int by_size(const void *a, const void *b) {
@@ -2214,8 +2195,7 @@ static const Stage pretrain_stage = {"pretrain", 2e-3, WINDOW, prepare_data, NUL
 static const Stage sft_stage = {"sft", 5e-4, DOCUMENT, prepare_data, NULL, fill_from_data,
                                 next_token_loss, measure_text, NULL};
 
-// DPO's reference is the model before its first step: its sums are computed then, once, and no
-// second model is kept.
+// DPO's reference is the model before its first step: computed now, so no second model is kept.
 static void begin_preferences(Run *run) {
     const Data *d = &run->data;
     Preferences *p = xcalloc(1, sizeof *p + (run->rows + d->train.n + d->held.n) * sizeof(double));
@@ -2464,8 +2444,7 @@ static void sampling_distribution(float *probs, const float *logits, size_t V, c
     free(kept);
 }
 
-// Token v owns an interval of length probs[v] in [0, 1). Returns the token whose interval contains
-// u, a random number.
+// Token v owns an interval of length probs[v] in [0, 1). Returns the one whose interval contains u.
 static int sample_token(const float *probs, size_t V, double u) {
     int last = 0;
     for (size_t v = 0; v < V && u >= 0; v++) {
@@ -2515,6 +2494,12 @@ typedef struct {
     Utf8Stream utf8; // holds back the first bytes of a character until the last has come
     Text accepted;   // the accepted answers to a test question: see chapter 10
 } Answer;
+
+static void answer_free(Answer *x) {
+    free(x->ids.id);
+    free(x->text.s);
+    free(x->accepted.s);
+}
 
 // Draws the next token of answer number i from its logits (V). A model may have more rows than its
 // tokenizer has tokens; those are never drawn.
@@ -2591,8 +2576,7 @@ static void add_json(Text *t, const char *key, const char *text, const char *end
     text_printf(t, "%s", end);
 }
 
-// Appends a message as the JSON that training reads, after those already in t. thoughts may be
-// NULL.
+// Appends a message as the JSON that training reads, after those in t. thoughts may be NULL.
 static void add_message(Text *t, const char *role, const char *thoughts, const char *content) {
     bool follows = t->len && t->s[t->len - 1] == '}';
     text_printf(t, follows ? ", {" : "{");
@@ -3004,8 +2988,8 @@ typedef struct {
 
 enum { OR = '\x1E' }; // separates accepted answers: a and b are stored as OR a OR b OR
 
-// Appends an answer, normalised: without white space at the ends, a final full stop, "$" before and
-// "," within a number.
+// Appends an answer, normalised: no white space around it, no final full stop, no "$" or "," in a
+// number.
 static void add_accepted(Text *t, const char *s, size_t n) {
     while (n && strchr(" \t\r\n", s[n - 1])) n--;
     if (n && s[n - 1] == '.') n--;
@@ -3073,11 +3057,7 @@ static Tasks tasks_load(const char *list, Tokenizer *tok, bool think, size_t row
 }
 
 static void tasks_free(Tasks *t) {
-    for (size_t i = 0; i < t->n; i++) {
-        free(t->answer[i].ids.id);
-        free(t->answer[i].text.s);
-        free(t->answer[i].accepted.s);
-    }
+    for (size_t i = 0; i < t->n; i++) answer_free(&t->answer[i]);
     free(t->answer);
 }
 
@@ -3200,8 +3180,7 @@ static inline Lanes load(const float *x) { // from any address
     return v;
 }
 
-// The sum of all lanes, 16 bytes at a time: in one long chain each addition would wait for the
-// previous one.
+// The sum of all lanes, 16 bytes at a time: in one long chain each addition waits for the last one.
 static inline float sum_lanes(Lanes v) {
     typedef float Part __attribute__((vector_size(16)));
     Part part[sizeof v / sizeof(Part)], sum = {0};
@@ -3235,13 +3214,11 @@ static float *scratch(size_t n) {
 //     weight gradient  dw (out, in) = dy^T (out, n)  * x   (n, in)
 //
 // They differ only in which operand is read transposed. So there is one product, c = a b, whose
-// operands are views: a pointer and two strides. In this section M, N and K are its sizes: c (M, N)
-// = a (M, K) b (K, N).
+// operands are views: a pointer and two strides. In this section c (M, N) = a (M, K) b (K, N).
 //
 // The three loops of linear_forward() wait for memory: each multiplication loads two numbers. The
 // remedy is to keep an MR x NR block of c in registers and to walk along k, where MR + NR loads
-// feed MR * NR multiplications (Goto and van de Geijn, "Anatomy of High-Performance Matrix
-// Multiplication", 2008):
+// feed MR * NR multiplications (Goto, "Anatomy of High-Performance Matrix Multiplication", 2008):
 //
 //                    b  NR columns
 //                       +----+
@@ -3329,8 +3306,7 @@ static inline void store_row(float *c, const float *row, size_t n, bool add) {
 }
 
 // The kernel of gemm_blocked(): c (rows, cols), its rows ldc apart, = a (MR, K) times the panel b
-// (K, NR); += with `add`. All MR x NR numbers are computed; the rows <= MR and cols <= NR that
-// exist are stored.
+// (K, NR); += with `add`. All MR x NR numbers are computed; those that exist are stored.
 static void multiply_panels(float *c, size_t ldc, size_t rows, size_t cols, View a, const float *b,
                             size_t K, bool add) {
     Lanes acc[MR][2] = {{{0}}}; // (MR, NR): NR is 2 LANES
@@ -3406,8 +3382,7 @@ static void gemm_thin(size_t M, size_t N, size_t K, View a, View b, float *c, si
         }
 }
 
-// General matrix multiply, one thread: c (M, N) = a (M, K) b (K, N), or += with `add`; the rows of
-// c are ldc floats apart.
+// General matrix multiply, one thread: c = a b, or += with `add`; c's rows are ldc floats apart.
 static void gemm(size_t M, size_t N, size_t K, View a, View b, float *c, size_t ldc, bool add) {
     if (M < THIN) gemm_thin(M, N, K, a, b, c, ldc, add);
     else gemm_blocked(M, N, K, a, b, c, ldc, add);
@@ -3472,8 +3447,7 @@ static inline float float_of(int32_t bits) {
 //
 // r = x - n ln 2 takes two subtractions: n * 0.693359375 is exact, the second is the small rest of
 // n ln 2, so r keeps its digits. 2^n is applied in two steps because n runs from -150 to 150, past
-// the range of one float's exponent: in this way results become denormal, 0 or infinite by
-// themselves.
+// the range of a float's exponent: so a result becomes denormal, 0 or infinite by itself.
 static inline float fast_exp(float x) {
     if (sizeof(float) == 8) return expf(x); // `make check-double` makes float double and expf exp
     int32_t bits = bits_of(x);
@@ -3586,8 +3560,7 @@ static void fast_swiglu_backward(float *dgate, float *dup, const float *dh, cons
 // ---- attention in tiles -------------------------------------------------------------------------
 
 // The scores of many query rows against many keys are a matrix product. A tile takes TILE / G
-// consecutive queries of one sequence and the G query heads that share one key/value head: about
-// TILE rows.
+// consecutive queries of one sequence and the G query heads of one key/value head: TILE rows.
 //
 //     q (B, T, H, D)  is  (B, T, KV, G, D), since H = KV * G
 //
@@ -3662,8 +3635,7 @@ static void fast_attention_forward(float *out, float *lse, const float *q, const
             }
 }
 
-// One tile of attention_backward; pointers as in tile_forward, with past = 0. dq is overwritten; dk
-// and dv are accumulated.
+// One tile of attention_backward; pointers as in tile_forward. Overwrites dq; accumulates dk, dv.
 static void tile_backward(float *dq, float *dk, float *dv, const float *dout, const float *out,
                           const float *lse, const float *q, const float *k, const float *v,
                           size_t t0, size_t n, size_t H, size_t KV, size_t D) {
@@ -3897,8 +3869,7 @@ static inline float packed_dot(const Tensor *w, size_t row, const float *x, floa
 static void unpack_row(float *to, const Tensor *w, size_t row) { packed_dot(w, row, NULL, to); }
 
 // linear_forward for packed weights. One row of x is multiplied as the weights are unpacked. For
-// several rows, a few rows of weights at a time are written out as floats, which never leave the
-// cache.
+// several, a few rows of weights at a time are written out as floats, which stay in the cache.
 static void packed_linear(float *y, const float *x, const Tensor *w, size_t n, bool add) {
     size_t in = w->cols, out = w->rows, stripe = n < THIN ? 4 : 96;
     #pragma omp parallel for num_threads(n_threads)
@@ -4112,17 +4083,11 @@ static void run_stage(const Stage *stage, const Options *given, void *own) {
     free(default_out);
 }
 
-static void cmd_pretrain(const Options *o) { run_stage(&pretrain_stage, o, NULL); }
-static void cmd_sft(const Options *o) { run_stage(&sft_stage, o, NULL); }
-static void cmd_dpo(const Options *o) { run_stage(&dpo_stage, o, NULL); }
-
 // ---- talking ------------------------------------------------------------------------------------
 
 // Continues --prompt, or answers --ask, and prints to stdout. The speed goes to stderr.
-static void cmd_generate(const Options *o) {
+static void cmd_generate(const Options *o, Model *model, Tokenizer *tok) {
     if (o->ask && o->prompt) die("generate: --ask and --prompt exclude each other");
-    Tokenizer *tok = tokenizer_load(o->model);
-    Model *model = load_model(o, tok);
     Answer x = {.done = false};
     double start = seconds();
     if (o->ask) {
@@ -4139,10 +4104,7 @@ static void cmd_generate(const Options *o) {
 
     size_t n = answer_aloud(model, tok, &x, &o->sampling);
     fprintf(stderr, "%zu tokens, %.1f a second\n", n, n / (seconds() - start));
-    free(x.ids.id);
-    free(x.text.s);
-    model_free(model);
-    tokenizer_free(tok);
+    answer_free(&x);
 }
 
 typedef struct { // a conversation in the terminal
@@ -4193,15 +4155,13 @@ static void chat_turn(Conversation *c, const char *line) {
         c->turns++;
         add_message(&c->messages, "assistant", NULL, answer_text(&x, c->o.think));
     }
-    free(x.ids.id);
-    free(x.text.s);
+    answer_free(&x);
     c->o.sampling.seed++;
 }
 
 // Reads lines from stdin until the end or /quit. Ctrl-C ends an answer.
-static void cmd_chat(const Options *o) {
-    Conversation c = {.o = *o, .tok = tokenizer_load(o->model)};
-    c.model = load_model(o, c.tok);
+static void cmd_chat(const Options *o, Model *model, Tokenizer *tok) {
+    Conversation c = {.o = *o, .model = model, .tok = tok};
     char *line = NULL;
     size_t cap = 0;
     fprintf(stderr, "/think  /system TEXT  /reset  /stats  /quit\n");
@@ -4215,8 +4175,6 @@ static void cmd_chat(const Options *o) {
     }
     free(c.messages.s);
     free(line);
-    model_free(c.model);
-    tokenizer_free(c.tok);
 }
 
 // ---- measuring ----------------------------------------------------------------------------------
@@ -4230,13 +4188,9 @@ static void print_figures(const Figures *f) {
     }
 }
 
-static void cmd_eval(const Options *o) {
-    Tokenizer *tok = tokenizer_load(o->model);
-    Model *model = load_model(o, tok);
+static void cmd_eval(const Options *o, Model *model, Tokenizer *tok) {
     Figures e = evaluate(model, tok, o);
     print_figures(&e);
-    model_free(model);
-    tokenizer_free(tok);
 }
 
 // Sizes, parameters, memory and work of a preset or a checkpoint, without allocating any of it.
@@ -4279,18 +4233,20 @@ static void cmd_info(const Options *o) {
 typedef struct {
     const char *name;
     char letter; // in the table of options
-    void (*run)(const Options *o);
     const char *meaning;
+    const Stage *stage;                                          // a stage of training, or
+    void (*use)(const Options *o, Model *model, Tokenizer *tok); // to be done with --model, or
+    void (*run)(const Options *o);                               // anything else
 } Command;
 
 static const Command commands[] = {
-    {"pretrain", 'p', cmd_pretrain, "learn to predict text: --data F --tokenizer T [--out DIR]"},
-    {"sft", 's', cmd_sft, "learn to answer from conversations: --model DIR --data F"},
-    {"dpo", 'd', cmd_dpo, "learn which answers are preferred: --model DIR --data F"},
-    {"generate", 'w', cmd_generate, "continue a text: --model DIR --prompt TEXT, or --ask TEXT"},
-    {"chat", 'c', cmd_chat, "talk to it: --model DIR"},
-    {"eval", 'e', cmd_eval, "measure it on held-out data: --model DIR --data F [--task T]"},
-    {"info", 'i', cmd_info, "tensors, parameters, memory and work of a preset or checkpoint"},
+    {"pretrain", 'p', "learn to predict text: --data F --tokenizer T", .stage = &pretrain_stage},
+    {"sft", 's', "learn to answer from conversations: --model DIR --data F", .stage = &sft_stage},
+    {"dpo", 'd', "learn which answers are preferred: --model DIR --data F", .stage = &dpo_stage},
+    {"generate", 'w', "continue --prompt, or answer --ask: --model DIR", .use = cmd_generate},
+    {"chat", 'c', "talk to it: --model DIR", .use = cmd_chat},
+    {"eval", 'e', "measure it on held-out data: --model DIR --data F [--task T]", .use = cmd_eval},
+    {"info", 'i', "sizes, memory and work of a preset or checkpoint", .run = cmd_info},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -4315,6 +4271,17 @@ static void print_help(bool all) {
         printf("    %-16s %s\n", p->name, p->fields);
 }
 
+static void run_command(const Command *c, const Options *o) {
+    if (c->stage) run_stage(c->stage, o, NULL);
+    if (c->run) c->run(o);
+    if (!c->use) return;
+    Tokenizer *tok = tokenizer_load(o->model);
+    Model *model = load_model(o, tok);
+    c->use(o, model, tok);
+    model_free(model);
+    tokenizer_free(tok);
+}
+
 int main(int argc, char **argv) {
     program = "minimind";
     const char *name = argc > 1 ? argv[1] : "";
@@ -4323,7 +4290,7 @@ int main(int argc, char **argv) {
     if (c < commands + COMMANDS) {
         Options o = {0};
         read_options(argv + 2, c->letter, &o, (OptionSet){0}, NULL);
-        c->run(&o);
+        run_command(c, &o);
     } else if (!*name || !strcmp(name, "help") || !strcmp(name, "--help")) {
         print_help(*name);
     } else die("there is no command %s; see minimind help", name);

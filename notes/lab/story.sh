@@ -179,8 +179,8 @@ measure
 begin pretrain "2. Pretraining: it learns to predict the next token, and by that to know the world"
 run ./minimind pretrain --data out/world/pretrain.jsonl \
     --held-out out/world/pretrain_held_out.jsonl --tokenizer out/tokenizer --out out/pretrain \
-    --steps 2500 --lr 3e-3 --warmup 50 --batch 8 --seq 128 --beta2 0.99 --weight-decay 0.02 \
-    --eval-every 625 --seed "$seed" $threads
+    --steps 2800 --lr 3e-3 --warmup 50 --batch 8 --seq 128 --beta2 0.99 --weight-decay 0.02 \
+    --eval-every 700 --seed "$seed" $threads
 measure
 
 begin sft "3. SFT: it learns to answer questions on half of the world; the other half is the test"
@@ -194,7 +194,7 @@ begin dpo "4. DPO: it learns which of two manners of answering people prefer, th
 # The steps are small and measured often: DPO that continues after its aim is reached costs
 # knowledge. It stops when 98 % of some answers end in the preferred manner.
 run ./minimind dpo --model out/sft --data out/world/dpo.jsonl \
-    --held-out out/world/dpo_held_out.jsonl --out out/dpo --epochs 3 --lr 5e-5 --warmup 5 \
+    --held-out out/world/dpo_held_out.jsonl --out out/dpo --epochs 3 --lr 3e-5 --warmup 5 \
     --batch 8 --seq 128 --beta2 0.999 --weight-decay 0 --eval-every 2 --task qa \
     --eval-data out/world/keep.jsonl --rows 256 --contains ' :)' --max-new-tokens 60 \
     --until 0.98 --seed "$seed" $threads
