@@ -960,9 +960,8 @@ static void model_free(Model *model) {
     free(model);
 }
 
-// Random numbers are a function of (stream, index): there is no state to carry along, and every
-// tensor draws from a stream of its own: the hash of its name plus the hash of the seed. splitmix64
-// and FNV-1a, as in notes/golden/README.md.
+// Random numbers are a function of (stream, index), without a state to carry along. Each tensor has
+// its own stream: the hashes of its name (FNV-1a) and of the seed (splitmix64), added.
 static uint64_t splitmix64(uint64_t x) {
     x += 0x9E3779B97F4A7C15u;
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
@@ -1360,8 +1359,8 @@ static void route_tokens(const Model *model, Acts *a, int l) {
     for (size_t e = E; e < E + model->S; e++) r->first[e + 1] = r->first[e] + (int)N;
 }
 
-// x_out = x_mid + sum over the experts of weight * down(silu(gate(norm2)) * up(norm2)), where the
-// weight of a shared expert is 1.
+// x_out = x_mid + sum over experts of factor * down(silu(gate(norm2)) * up(norm2)). Shared experts
+// have the factor 1.
 static void ffn_block_forward(const Model *model, Acts *a, int l) {
     const Layer *layer = &model->layer[l];
     LayerActs *act = &a->layer[l];
@@ -1825,8 +1824,7 @@ static bool add_text(Builder *b, const char *s, size_t n, bool begins, bool ends
 // From tokenizer.c: a Reader holds one record of a data file, `json`, or for plain text `line` with
 // `len` bytes; `path` and `number` (the line) are for messages. json_get() returns a member or
 // NULL. encode_chat(tok, record, messages, prompt, think, out) appends the ids of a conversation;
-// with `prompt` it stops where the assistant begins to speak (`think`: to think). It returns what
-// is wrong, or NULL.
+// `prompt`: up to where the assistant begins to speak (`think`: to think). NULL, or what is wrong.
 
 // Adds the list of messages `key` of a record.
 static bool add_chat(Builder *b, const Reader *r, const char *key) {
@@ -1935,7 +1933,8 @@ static Tokens tokens_open(const char *list, enum Part part, Tokenizer *tok, enum
     t.document = map_file(documents_path, &t.n_mapped);
     t.n_ids /= sizeof *t.id;
     t.n_mapped /= sizeof *t.document;
-    t.n = most ? min_size(t.n_mapped, most * (unit == PAIR ? 2 : 1)) : t.n_mapped;
+    if (unit == PAIR) most *= 2; // documents
+    t.n = most ? min_size(t.n_mapped, most) : t.n_mapped;
 
     bool damaged = false;
     for (size_t i = 0; i < t.n_ids; i++)
@@ -2105,8 +2104,7 @@ static void batch_free(Batch *b) { free(b->ids); }
 
 // ---- the log-probability of whole documents -----------------------------------------------------
 
-// A part of a document that fits into the context: the inputs are id[from .. from + n - 1], the
-// targets id[from + 1 .. from + n].
+// A part of a document that fits the context: n inputs id[from ..] and n targets id[from + 1 ..].
 typedef struct { size_t document, from, n; } Piece;
 
 // Runs piece (B), padded to T. Adds -logp of each target to nats[document] and 1 to
@@ -2158,7 +2156,8 @@ static void prepare_data(Run *run) {
     enum Unit unit = run->stage->unit;
     size_t context = run->model->config.max_position_embeddings;
     size_t rows_per_unit = unit == PAIR ? 2 : 1;
-    size_t T = o->seq ? (size_t)o->seq : min_size(context, unit == WINDOW ? 256 : 512);
+    size_t T = min_size(context, unit == WINDOW ? 256 : 512);
+    if (o->seq) T = o->seq;
     if (T > context) die("--seq %zu: max_position_embeddings allows %zu", T, context);
 
     d->train = tokens_open(o->data, o->held_out ? ALL : TRAIN_PART, run->tok, unit, T, 0);
@@ -2413,7 +2412,8 @@ static void sampling_distribution(float *probs, const float *logits, size_t V, c
                                   size_t n, const Sampling *s) {
     bool greedy = s->temperature < 1e-20; // dividing by it would overflow
     double temperature = greedy ? 1 : s->temperature, penalty = s->repetition_penalty;
-    size_t k = greedy ? 1 : min_size(s->top_k ? (size_t)s->top_k : V, V), n_kept = 0;
+    size_t k = s->top_k ? min_size(s->top_k, V) : V, n_kept = 0;
+    if (greedy) k = 1;
     Candidate *kept = xcalloc(V, sizeof *kept); // (V) the first n_kept are in use
     float *scaled = probs; // (V) scaled logits; the probabilities come at the end
     for (size_t v = 0; v < V; v++) scaled[v] = logits[v] / temperature;
@@ -2988,8 +2988,7 @@ typedef struct {
 
 enum { OR = '\x1E' }; // separates accepted answers: a and b are stored as OR a OR b OR
 
-// Appends an answer, normalised: no white space around it, no final full stop, no "$" or "," in a
-// number.
+// Appends an answer without white space around it, a final full stop, and "$" or "," in a number.
 static void add_accepted(Text *t, const char *s, size_t n) {
     while (n && strchr(" \t\r\n", s[n - 1])) n--;
     if (n && s[n - 1] == '.') n--;
@@ -4013,7 +4012,8 @@ static void read_options(char **argv, char letter, Options *o, OptionSet extra, 
 // The configuration that the options ask for: a preset or a checkpoint's, then single fields.
 static Config options_config(const Options *o, const Tokenizer *tok) {
     if (o->model && o->preset) die("--preset %s: --model has sizes of its own", o->preset);
-    Config c = o->model ? config_load(o->model) : config_preset(o->preset ? o->preset : "tiny");
+    const char *preset = o->preset ? o->preset : "tiny";
+    Config c = o->model ? config_load(o->model) : config_preset(preset);
     if (o->fields.s) config_parse(&c, o->fields.s, "option");
     if (tok && o->model && c.vocab_size < tok->vocab_size)
         die("%s: the tokenizer has %d tokens, the model only %ld", o->model, tok->vocab_size,
