@@ -41,7 +41,9 @@ static size_t answer_choices(const Model *model, Acts *a, Tokenizer *tok, const 
         if (c->type != JSON_STRING || n == MOST)
             die("%s:%zu: choices have to be strings, at most %d", r->path, r->number, MOST);
         encode_messages(tok, &messages, false, &ids);
-        encode_trained(tok, c->s, c->len, &ids);
+        size_t prompt = ids.n;
+        tokenizer_encode(tok, c->s, c->len, true, &ids);
+        for (size_t i = prompt; i < ids.n; i++) ids.id[i] |= TRAINED;
         // Of a row that is too long, keep the end: it has the choice.
         if (ids.n > from + a->max_rows + 1) from = ids.n - a->max_rows - 1;
         document[n++] = (Document){from, ids.n, c->len, NAN};
