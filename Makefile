@@ -2,9 +2,15 @@
 # What this file adds: all cores where the compiler has OpenMP, and shorthands.
 
 CC = cc
-CFLAGS = -O3 -march=native -Wall -Wextra
-OPENMP := $(shell echo 'int main(void) {return 0;}' | \
-            $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo -fopenmp)
+# $(call accepted,FLAGS) is FLAGS if the compiler accepts them, else nothing.
+accepted = $(shell echo 'int main(void) {return 0;}' | \
+             $(CC) $(1) -x c - -o /dev/null 2>/dev/null && echo '$(1)')
+CFLAGS := -O3 $(call accepted,-march=native) -Wall -Wextra
+OPENMP := $(call accepted,-fopenmp)
+ifeq ($(OPENMP),) # macOS: brew install libomp
+LIBOMP := $(firstword $(wildcard /opt/homebrew/opt/libomp /usr/local/opt/libomp) none)
+OPENMP := $(call accepted,-Xpreprocessor -fopenmp -I$(LIBOMP)/include -L$(LIBOMP)/lib -lomp)
+endif
 
 # In double precision finite differences agree with the gradients to 1e-6.
 DOUBLE = -Dfloat=double -Dexpf=exp -Dsqrtf=sqrt -Dlogf=log -Dfmaxf=fmax -Dfabsf=fabs

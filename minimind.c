@@ -83,6 +83,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -2084,6 +2085,7 @@ typedef struct { // a stage in progress
 
 struct Stage {
     const char *name;
+    const char *aim;           // printed when it begins
     double lr;                 // default highest learning rate
     enum Unit unit;            // what the data is cut into
     void (*prepare)(Run *);    // opens the data: sets rows, pass_rows, T and total
@@ -2188,11 +2190,13 @@ static Figures measure_text(Run *run) {
     return evaluate_text(run->model, run->acts, &run->data.held, run->T);
 }
 
-static const Stage pretrain_stage = {"pretrain", 2e-3, WINDOW, prepare_data, NULL,
-                                     fill_from_data, next_token_loss, measure_text, NULL};
+static const Stage pretrain_stage = {
+    "pretrain", "reads texts and learns to predict the next token", 2e-3, WINDOW, prepare_data,
+    NULL, fill_from_data, next_token_loss, measure_text, NULL};
 
-static const Stage sft_stage = {"sft", 5e-4, DOCUMENT, prepare_data, NULL, fill_from_data,
-                                next_token_loss, measure_text, NULL};
+static const Stage sft_stage = {
+    "sft", "reads conversations and learns to say what the assistant says", 5e-4, DOCUMENT,
+    prepare_data, NULL, fill_from_data, next_token_loss, measure_text, NULL};
 
 // DPO's reference is the model before its first step: computed now, so no second model is kept.
 static void begin_preferences(Run *run) {
@@ -2225,8 +2229,10 @@ static Figures measure_preferences(Run *run) {
 
 static void end_preferences(Run *run) { free(run->own); }
 
-static const Stage dpo_stage = {"dpo", 5e-5, PAIR, prepare_data, begin_preferences,
-                                fill_preferences, dpo_loss, measure_preferences, end_preferences};
+static const Stage dpo_stage = {
+    "dpo", "reads pairs of answers and learns which of the two is preferred", 5e-5, PAIR,
+    prepare_data, begin_preferences, fill_preferences, dpo_loss, measure_preferences,
+    end_preferences};
 
 // ---- one step -----------------------------------------------------------------------------------
 
@@ -2287,18 +2293,25 @@ static const char *first_bad_tensor(const Model *model) {
     return "no weight or gradient: the logits";
 }
 
-// One line per step. In a terminal it replaces the line before, unless that was printed with keep.
+// One line per step. In a terminal it replaces the line before, unless that was printed with keep,
+// and is cut to the width of the terminal, so that it stays one line.
 static void print_progress(const Run *run, long step, const Report *r, int time_left, bool keep) {
-    bool terminal = isatty(STDERR_FILENO);
-    fprintf(stderr, "%s%s %ld/%ld  loss %.4f  lr %.2e  norm %.2f", terminal ? "\r\033[K" : "",
-            run->stage->name, step, run->total, r->loss, r->lr, r->grad_norm);
+    Text line = {0};
+    text_printf(&line, "%s %ld/%ld  loss %.4f  %d:%02d left  %.0f tokens/s", run->stage->name, step,
+                run->total, r->loss, time_left / 60, time_left % 60, r->tokens_per_second);
     for (int i = 0; i < r->more.n; i++)
-        fprintf(stderr, "  %s %.3g", r->more.figure[i].name, r->more.figure[i].value);
-    fprintf(stderr, "  %.0f tokens/s  %d:%02d left", r->tokens_per_second,
-            time_left / 60, time_left % 60);
+        text_printf(&line, "  %s %.3g", r->more.figure[i].name, r->more.figure[i].value);
+    text_printf(&line, "  lr %.2e  norm %.2f", r->lr, r->grad_norm);
     if (run->model->E)
-        fprintf(stderr, "  load %.0f-%.0f%%", 100 * r->load_least, 100 * r->load_most);
-    if (!terminal || keep) fprintf(stderr, "\n");
+        text_printf(&line, "  load %.0f-%.0f%%", 100 * r->load_least, 100 * r->load_most);
+
+    bool terminal = isatty(STDERR_FILENO);
+    struct winsize window = {.ws_col = 0};
+    if (terminal) ioctl(STDERR_FILENO, TIOCGWINSZ, &window);
+    if (window.ws_col && !keep) line.len = min_size(line.len, window.ws_col - 1);
+    fprintf(stderr, "%s%.*s%s", terminal ? "\r\033[K" : "", (int)line.len, line.s,
+            !terminal || keep ? "\n" : "");
+    free(line.s);
 }
 
 // One row of train.csv; before the first, the names of the columns.
@@ -4059,9 +4072,9 @@ static void run_stage(const Stage *stage, const Options *given, void *own) {
     enum Mode mode = o.recompute ? RECOMPUTE : TRAINING;
     size_t rows = run.pass_rows * run.T;
     double MB = 1e6 / sizeof(float);
-    fprintf(stderr, "%zu parameters; %.0f MB for weights, gradients and AdamW, %.0f MB for "
-            "activations\n", run.model->n_params, 4 * run.model->n_params / MB,
-            acts_size(run.model, mode, rows, 0, 0) / MB);
+    fprintf(stderr, "%s: %s\n%zu parameters; %.0f MB for weights, gradients and AdamW, %.0f MB for "
+            "activations\n", stage->name, stage->aim, run.model->n_params,
+            4 * run.model->n_params / MB, acts_size(run.model, mode, rows, 0, 0) / MB);
     model_allocate(run.model, true, 32);
     if (o.model) weights_load(run.model, o.model);
     else model_init(run.model, o.sampling.seed);
@@ -4269,6 +4282,14 @@ static void print_help(bool all) {
     printf("\npresets:\n");
     for (const Preset *p = presets; p < presets + PRESETS; p++)
         printf("    %-16s %s\n", p->name, p->fields);
+    printf("\nwhat the figures mean:\n"
+           "    loss               mean of -ln(probability of the right next token): lower is better;\n"
+           "                       a model that guesses among V tokens has ln V, a perfect one 0\n"
+           "    bits per byte      the same per byte of text, so that vocabularies can be compared\n"
+           "    lr, norm           learning rate; length of the gradient before --clip shortens it\n"
+           "    load               share of the tokens that the least and the most used expert gets\n"
+           "    margin, accuracy   dpo: by how much, and how often, the chosen answer is preferred\n"
+           "    +-                 standard error: the true mean is within twice that, 19 times of 20\n");
 }
 
 static void run_command(const Command *c, const Options *o) {

@@ -343,8 +343,8 @@ static void end_answers(Run *run) {
 }
 
 static const Stage grpo_stage = {
-    "grpo", 1e-4, DOCUMENT, prepare_answers, begin_answers, fill_answers, drawn_loss,
-    measure_answers, end_answers};
+    "grpo", "draws answers to questions and learns from those that turn out right", 1e-4, DOCUMENT,
+    prepare_answers, begin_answers, fill_answers, drawn_loss, measure_answers, end_answers};
 
 // ---- the command --------------------------------------------------------------------------------
 
