@@ -4263,6 +4263,15 @@ static const Command commands[] = {
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
+static const char figures_help[] =
+    "    loss              mean of -ln(probability of the right next token): lower is better;\n"
+    "                      guessing among V tokens gives ln V, a perfect model 0\n"
+    "    bits per byte     the same per byte of text: vocabularies can be compared\n"
+    "    lr, norm          learning rate; length of the gradient before --clip shortens it\n"
+    "    load              share of the tokens that the least and the most used expert gets\n"
+    "    margin, accuracy  dpo: by how much, and how often, the chosen answer is preferred\n"
+    "    +-                standard error: the true mean is within twice that in 19 of 20 cases\n";
+
 // The commands; if `all`, with their options.
 static void print_help(bool all) {
     printf("usage: minimind COMMAND [--option value]...\n\n");
@@ -4282,14 +4291,7 @@ static void print_help(bool all) {
     printf("\npresets:\n");
     for (const Preset *p = presets; p < presets + PRESETS; p++)
         printf("    %-16s %s\n", p->name, p->fields);
-    printf("\nwhat the figures mean:\n"
-           "    loss               mean of -ln(probability of the right next token): lower is better;\n"
-           "                       a model that guesses among V tokens has ln V, a perfect one 0\n"
-           "    bits per byte      the same per byte of text, so that vocabularies can be compared\n"
-           "    lr, norm           learning rate; length of the gradient before --clip shortens it\n"
-           "    load               share of the tokens that the least and the most used expert gets\n"
-           "    margin, accuracy   dpo: by how much, and how often, the chosen answer is preferred\n"
-           "    +-                 standard error: the true mean is within twice that, 19 times of 20\n");
+    printf("\nwhat the figures mean:\n%s", figures_help);
 }
 
 static void run_command(const Command *c, const Options *o) {
