@@ -2503,6 +2503,7 @@ typedef struct {
     Ids ids;         // the prompt, and then the tokens that were drawn
     size_t prompt;   // tokens of the prompt
     bool done;       // the end token was drawn
+    bool dim;        // its thoughts are being shown, dimmed, in a terminal
     Text text;       // the drawn tokens as text, without the end token
     Utf8Stream utf8; // holds back the first bytes of a character until the last has come
     Text accepted;   // the accepted answers to a test question: see chapter 10
@@ -2512,6 +2513,11 @@ static void answer_free(Answer *x) {
     free(x->ids.id);
     free(x->text.s);
     free(x->accepted.s);
+}
+
+static void end_dim(Answer *x) {
+    if (x->dim) fputs("\033[0m", stdout);
+    x->dim = false;
 }
 
 // Draws the next token of answer number i from its logits (V). A model may have more rows than its
@@ -2530,6 +2536,7 @@ static void draw_token(Answer *x, const float *logits, const Tokenizer *tok, con
     if (!x->done) decode_token(tok, id, &x->utf8, &x->text);
     if (!aloud) return;
     fwrite(x->text.s + shown, 1, x->text.len - shown, stdout);
+    if (x->dim && strstr(x->text.s + shown, "</think>")) end_dim(x);
     fflush(stdout);
 }
 
@@ -2614,14 +2621,19 @@ static const char *answer_text(const Answer *x, bool think) {
     return think ? "" : x->text.s;
 }
 
-// Continues a prompt, printing to stdout; returns the number of tokens made.
-static size_t answer_aloud(const Model *model, const Tokenizer *tok, Answer *x, const Sampling *s) {
+// Continues a prompt, printing to stdout; returns the number of tokens made. With `think` the answer
+// begins with thoughts, which a terminal shows dimmed.
+static size_t answer_aloud(const Model *model, const Tokenizer *tok, Answer *x, const Sampling *s,
+                           bool think) {
     size_t context = model->config.max_position_embeddings, prompt = x->ids.n;
     if (!prompt) die("the prompt is empty and the tokenizer has no start token");
     if (prompt >= context) die("the prompt has %zu tokens, the context %zu", prompt, context);
     size_t room = min_size(context, prompt + s->max_new_tokens);
     Acts *a = acts_new(model, INFERENCE, min_size(prompt, 512), 1, room);
+    x->dim = think && isatty(STDOUT_FILENO) && !getenv("NO_COLOR");
+    if (x->dim) fputs("\033[2m", stdout);
     complete(model, a, tok, x, 1, s, true);
+    end_dim(x);
     acts_free(a);
 
     size_t shown = x->text.len;
@@ -4115,7 +4127,7 @@ static void cmd_generate(const Options *o, Model *model, Tokenizer *tok) {
         fputs(prompt, stdout);
     }
 
-    size_t n = answer_aloud(model, tok, &x, &o->sampling);
+    size_t n = answer_aloud(model, tok, &x, &o->sampling, o->ask && o->think);
     fprintf(stderr, "%zu tokens, %.1f a second\n", n, n / (seconds() - start));
     answer_free(&x);
 }
@@ -4163,7 +4175,7 @@ static void chat_turn(Conversation *c, const char *line) {
         interrupted = 0;
         signal(SIGINT, on_interrupt);
         double start = seconds();
-        c->tokens += answer_aloud(c->model, c->tok, &x, &c->o.sampling);
+        c->tokens += answer_aloud(c->model, c->tok, &x, &c->o.sampling, c->o.think);
         c->spent += seconds() - start;
         c->turns++;
         add_message(&c->messages, "assistant", NULL, answer_text(&x, c->o.think));
