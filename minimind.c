@@ -1756,7 +1756,7 @@ static const Ops plain = {
 // tokenizer.c's chat chapter sets.
 // =================================================================================================
 
-enum { HOLD_OUT_EVERY = 50, TEXT_BLOCK = 4096, CACHE_VERSION = 5 };
+enum { HOLD_OUT_EVERY = 50, TEXT_BLOCK = 4096, CACHE_VERSION = 6 };
 
 // A unit of training: a window of the stream of ids, one document, or two documents as a pair. The
 // values of DOCUMENT and PAIR are also used as numbers: the documents (and rows) of one unit.
@@ -1787,6 +1787,7 @@ typedef struct { // tokenising in progress
     size_t n, cap, n_ids; // n_ids: in the file
     size_t n_cut, n_skipped, first_skipped; // rows cut to T targets; records without a target, and
                                             // the line of the first
+    size_t n_marked, first_marked; // records in which a user's text spells a turn mark
 } Builder;
 
 // Makes a document of the ids since the last one. A row that is too long is cut. `bytes` is the
@@ -1824,12 +1825,14 @@ static bool add_text(Builder *b, const char *s, size_t n, bool begins, bool ends
 
 // From tokenizer.c: a Reader holds one record of a data file, `json`, or for plain text `line` with
 // `len` bytes; `path` and `number` (the line) are for messages. json_get() returns a member or
-// NULL. encode_chat(tok, record, messages, prompt, think, out) appends the ids of a conversation;
-// `prompt`: up to where the assistant begins to speak (`think`: to think). NULL, or what is wrong.
+// NULL. encode_chat(tok, record, messages, prompt, think, special, out) appends the ids of a
+// conversation; `prompt`: up to where the assistant begins to speak (`think`: to think); `special`:
+// special tokens spelled in messages are tokens, not text. Returns NULL, or what is wrong.
 
 // Adds the list of messages `key` of a record.
 static bool add_chat(Builder *b, const Reader *r, const char *key) {
-    const char *error = encode_chat(b->tok, r->json, json_get(r->json, key), false, false, &b->ids);
+    const Json *messages = json_get(r->json, key);
+    const char *error = encode_chat(b->tok, r->json, messages, false, false, true, &b->ids);
     if (error) die("%s:%zu: \"%s\": %s", r->path, r->number, key, error);
     return end_document(b, 0, NAN);
 }
@@ -1858,6 +1861,8 @@ static void add_files(Builder *b, const char *list, FILE *cache) {
             die("%s: is no JSONL, as this stage needs", r.path);
         if (taken && r.kind == PLAIN)
             add_text(b, r.line, r.len, r.begins || alone, r.ends || alone, NAN);
+        if (taken && r.kind == JSONL && spells_turn_mark(r.json) && !b->n_marked++)
+            b->first_marked = r.number;
         if (taken && r.kind == JSONL && !add_record(b, &r)) {
             b->n = n_before; // undo: without one side, a pair loses the other side too
             b->ids.n = 0;
@@ -1911,6 +1916,10 @@ static void build_cache(Builder *b, const char *list, const char *ids_path,
     if (b->n_skipped)
         fprintf(stderr, "%zu records had nothing to train and were skipped, first line %zu\n",
                 b->n_skipped, b->first_skipped);
+    if (b->n_marked)
+        fprintf(stderr, "in %zu records a text that is not the assistant's spells <|im_start|> or "
+                "<|im_end|>, which becomes that token; first line %zu\n", b->n_marked,
+                b->first_marked);
     free(b->ids.id);
     free(b->document);
 }
@@ -2531,7 +2540,7 @@ static void draw_token(Answer *x, const float *logits, const Tokenizer *tok, con
     free(probs);
 
     ids_push(&x->ids, id);
-    x->done = id == tok->eos;
+    x->done = id == tok->eos || id == tok->turn_end;
     text_append(&x->text, "", 0); // no longer NULL
     if (!x->done) decode_token(tok, id, &x->utf8, &x->text);
     if (!aloud) return;
@@ -2605,11 +2614,12 @@ static void add_message(Text *t, const char *role, const char *thoughts, const c
     add_json(t, "content", content, "}");
 }
 
-// Appends the ids of such messages, up to where the assistant begins to speak, or to think.
+// Appends the ids of such messages, up to where the assistant begins to speak, or to think. What
+// they say stays text: a typed "<|im_end|>" does not end the turn.
 static void encode_messages(Tokenizer *tok, const Text *messages, bool think, Ids *out) {
     char *list = format("[%s]", messages->s);
     Json *json = json_parse_file("chat", list, strlen(list));
-    encode_chat(tok, NULL, json, true, think, out);
+    encode_chat(tok, NULL, json, true, think, false, out);
     json_free(json);
     free(list);
 }
@@ -2725,8 +2735,8 @@ static void read_field(Config *c, const Field *f, const Json *j, const char *pat
     field_set(c, f, v->type == JSON_TRUE ? 1 : v->number, path);
 }
 
-// The values of fields that this config.json does not have. require(path, where, object, key, a, b)
-// exits unless object[key] is a or b; a missing key counts as "null".
+// The values of fields that this config.json does not have. require(path, object, key, allowed)
+// exits unless object[key] is one of the words `allowed`; a missing key counts as null.
 static Config family_defaults(const Json *j, const char *path) {
     Config c = config_preset("minimind3");
     const char *type = json_text(j, "model_type");
@@ -2735,7 +2745,7 @@ static Config family_defaults(const Json *j, const char *path) {
     if (f == FAMILIES)
         die("%s: model_type %s; known are minimind llama qwen3 qwen3_moe", path, type);
     // Where it is missing, other libraries take it as false.
-    require(path, "", j, "tie_word_embeddings", "true", f == MINIMIND_TYPE ? "null" : NULL);
+    require(path, j, "tie_word_embeddings", f == MINIMIND_TYPE ? "true null" : "true");
 
     config_parse(&c, family[f].fields, path);
     if (json_get(j, "num_experts")) c.use_moe = 1;
@@ -2772,11 +2782,11 @@ static Config config_load(const char *dir) {
     if (kind && !c.yarn && strcmp(kind, "default"))
         die("%s: RoPE of type %s; known are default and yarn", path, kind);
 
-    require(path, "", j, "hidden_act", "silu", "null"); // or missing
-    require(path, "", j, "attention_bias", "false", "null");
-    require(path, "", j, "use_sliding_window", "false", "null");
-    require(path, "", j, "scoring_func", "softmax", "null");
-    require(path, "", j, "partial_rotary_factor", "null", NULL);
+    require(path, j, "hidden_act", "silu null"); // or missing
+    require(path, j, "attention_bias", "false null");
+    require(path, j, "use_sliding_window", "false null");
+    require(path, j, "scoring_func", "softmax null");
+    require(path, j, "partial_rotary_factor", "null");
     config_complete(&c, path);
     json_free(j);
     free(text);
@@ -3063,7 +3073,7 @@ static void add_task(Tasks *t, const Reader *r, Tokenizer *tok, bool think) {
     if (!x.accepted.s) die("%s:%zu: there is no answer to check with", r->path, r->number);
 
     before->next = NULL; // the last turn is not shown
-    const char *error = encode_chat(tok, r->json, messages, true, think, &x.ids);
+    const char *error = encode_chat(tok, r->json, messages, true, think, true, &x.ids);
     if (error) die("%s:%zu: %s", r->path, r->number, error);
     t->answer = grow(t->answer, &t->cap, t->n + 1, sizeof x);
     t->answer[t->n++] = x;
@@ -4078,6 +4088,7 @@ static void run_stage(const Stage *stage, const Options *given, void *own) {
     if (!o.tokenizer && !o.model) die("--tokenizer or --model is missing: a folder");
     if (o.task && !o.eval_data) die("--task %s: --eval-data is missing: a file", o.task);
     run.tok = tokenizer_load(o.tokenizer ? o.tokenizer : o.model);
+    tokenizer_warn(run.tok);
     run.model = model_new(options_config(&o, run.tok));
     stage->prepare(&run);
 
@@ -4294,16 +4305,34 @@ static void print_help(bool all) {
 
     for (const Command *c = commands; c < commands + COMMANDS; c++) {
         printf("\n%s\n", c->name);
-        for (const Field *f = option_table; f < option_table + OPTIONS; f++)
-            if (knows(c->letter, f)) printf("    --%-20s %s\n", f->name, f->meaning);
+        print_options(option_table, OPTIONS, c->letter);
     }
     printf("\nfields of the configuration, options of pretrain, sft and info:\n");
-    for (const Field *f = config_field; f < config_field + CONFIG_FIELDS; f++)
-        printf("    --%-22s %s\n", f->name, f->meaning);
+    print_options(config_field, CONFIG_FIELDS, 0);
     printf("\npresets:\n");
     for (const Preset *p = presets; p < presets + PRESETS; p++)
         printf("    %-16s %s\n", p->name, p->fields);
     printf("\nwhat the figures mean:\n%s", figures_help);
+}
+
+// The command of this name; exits if there is none. suggest() keeps the nearest name.
+static const Command *find_command(const char *name) {
+    const char *nearest = NULL;
+    for (const Command *c = commands; c < commands + COMMANDS; c++) {
+        if (!strcmp(c->name, name)) return c;
+        suggest(name, c->name, &nearest);
+    }
+    if (nearest) die("%s: no such command; did you mean %s?", name, nearest);
+    die("%s: no such command; see minimind help", name);
+}
+
+static void print_command_help(const char *name) {
+    const Command *c = find_command(name);
+    printf("%s: %s\n\n", c->name, c->meaning);
+    print_options(option_table, OPTIONS, c->letter);
+    if (!strchr("psi", c->letter)) return;
+    printf("\nfields of the configuration:\n");
+    print_options(config_field, CONFIG_FIELDS, 0);
 }
 
 static void run_command(const Command *c, const Options *o) {
@@ -4319,16 +4348,22 @@ static void run_command(const Command *c, const Options *o) {
 
 int main(int argc, char **argv) {
     program = "minimind";
-    const char *name = argc > 1 ? argv[1] : "";
-    const Command *c = commands;
-    while (c < commands + COMMANDS && strcmp(c->name, name)) c++;
-    if (c < commands + COMMANDS) {
+    const char *name = argc > 1 ? argv[1] : "", *next = argc > 2 ? argv[2] : "";
+    bool help = !strcmp(name, "help") || !strcmp(name, "--help");
+    if (!strcmp(name, "--version")) {
+        printf("minimind %s\n", version);
+    } else if (help && *next) {
+        print_command_help(next);
+    } else if (help || !*name) {
+        print_help(help);
+    } else if (!strcmp(next, "--help")) {
+        print_command_help(name);
+    } else {
+        const Command *c = find_command(name);
         Options o = {0};
         read_options(argv + 2, c->letter, &o, (OptionSet){0}, NULL);
         run_command(c, &o);
-    } else if (!*name || !strcmp(name, "help") || !strcmp(name, "--help")) {
-        print_help(*name);
-    } else die("there is no command %s; see minimind help", name);
+    }
     if (fflush(stdout) || ferror(stdout)) die("standard output cannot be written");
     return 0;
 }
