@@ -1847,6 +1847,19 @@ static bool add_record(Builder *b, const Reader *r) {
     return add_text(b, text->s, text->len, true, true, known ? bits->number : NAN);
 }
 
+// Does a message of this record that is not the assistant's spell the begin or the end of a turn?
+static bool spells_turn_mark(const Json *record) {
+    for (int i = 0; i < MESSAGE_LISTS; i++) { // "conversations", "chosen", ...
+        const Json *list = json_get(record, message_lists[i]);
+        for (const Json *m = list ? list->child : NULL; m; m = m->next) {
+            const char *s = json_text(m, "content");
+            if (!s || role_is(m, "assistant")) continue;
+            if (strstr(s, "<|im_start|>") || strstr(s, "<|im_end|>")) return true;
+        }
+    }
+    return false;
+}
+
 // Adds the documents of the files in a list. Their ids go to the cache at once: memory stays small.
 static void add_files(Builder *b, const char *list, FILE *cache) {
     Reader r = reader_open(list); // reads JSONL records, or plain text in blocks
@@ -1917,8 +1930,8 @@ static void build_cache(Builder *b, const char *list, const char *ids_path,
         fprintf(stderr, "%zu records had nothing to train and were skipped, first line %zu\n",
                 b->n_skipped, b->first_skipped);
     if (b->n_marked)
-        fprintf(stderr, "in %zu records a text that is not the assistant's spells <|im_start|> or "
-                "<|im_end|>, which becomes that token; first line %zu\n", b->n_marked,
+        fprintf(stderr, "%zu records have text, not the assistant's, that spells <|im_start|> or "
+                "<|im_end|> and becomes that token, first line %zu\n", b->n_marked,
                 b->first_marked);
     free(b->ids.id);
     free(b->document);

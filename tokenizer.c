@@ -731,7 +731,7 @@ enum { SHORT_WORD = 64, CACHED_WORDS = 1 << 16 };
 enum { JSON_FILE, CONFIG_FILE, TEMPLATE_FILE, N_FILES };
 
 typedef struct { const char *s; size_t len; } Token; // its bytes, as they are decoded
-typedef struct { int id, pass; } AddedToken;
+enum { PASSES = 2 };
 
 struct Tokenizer {
     int vocab_size;
@@ -747,10 +747,9 @@ struct Tokenizer {
     int byte_id[256];
     Map rank;                   // pair of ids -> number of its merge; the lowest goes first
     Ids merged;                 // number of a merge -> the id it makes
-    AddedToken *added;          // (n_added) found in a text before anything else
-    size_t n_added;
-    int n_passes;               // in pass 0 those not marked "normalized", in pass 1 the others
-    bool begins_added[2][256];  // does an added token of this pass begin with this byte?
+    Ids added[PASSES];          // found in a text before anything else; in the last pass those that
+                                // the file marks "normalized"
+    bool begins_added[PASSES][256];  // does an added token of this pass begin with this byte?
     Dict cache;                 // short words; of word number w,
     Ids cached, cached_at;      // cached.id[cached_at.id[w]] is how many ids it has; these follow
 };
@@ -863,19 +862,17 @@ static bool in_ranges(const Ids *range, size_t i) {
     return false;
 }
 
-// The longest added token of this pass at s, of n bytes: its id and its length; or -1.
+// The longest added token of this pass at s, of n bytes, and its length; or -1.
 static int added_at(const Tokenizer *t, const char *s, size_t n, int pass, size_t *length) {
     int found = -1;
-    size_t longest = 0;
-    if (!t->begins_added[pass][(unsigned char)*s]) return -1;
-    for (const AddedToken *a = t->added; a < t->added + t->n_added; a++) {
+    *length = 0;
+    for (size_t k = 0; k < t->added[pass].n; k++) {
         size_t len;
-        const char *spelling = dict_string(&t->spelling, a->id, &len);
-        if (a->pass != pass || len <= longest || len > n || memcmp(spelling, s, len)) continue;
-        longest = len;
-        found = a->id;
+        const char *spelling = dict_string(&t->spelling, t->added[pass].id[k], &len);
+        if (len <= *length || len > n || memcmp(spelling, s, len)) continue;
+        *length = len;
+        found = t->added[pass].id[k];
     }
-    *length = longest;
     return found;
 }
 
@@ -883,22 +880,25 @@ static int added_at(const Tokenizer *t, const char *s, size_t n, int pass, size_
 // are text; it may be NULL. What is between the added tokens of one pass goes to the next pass.
 static void encode_pass(Tokenizer *t, const char *s, size_t from, size_t to, int pass,
                         const Ids *as_text, Ids *out) {
-    size_t i = from; // up to `from` the text is done
-    while (i < to && pass < t->n_passes) {
-        size_t len = 1;
-        int id = added_at(t, s + i, to - i, pass, &len);
-        if (id >= 0 && !in_ranges(as_text, i)) {
-            if (from < i) encode_pass(t, s, from, i, pass + 1, as_text, out);
-            ids_push(out, id);
-            from = i + len;
-        } else {
-            len = 1;
+    size_t i = from, len; // up to `from` the text is done
+    bool any = pass < PASSES && t->added[pass].n > 0;
+    while (any && i < to) {
+        int id = -1;
+        if (t->begins_added[pass][(unsigned char)s[i]])
+            id = added_at(t, s + i, to - i, pass, &len);
+        if (id < 0 || in_ranges(as_text, i)) {
+            i++;
+            continue;
         }
-        i += len;
+        encode_pass(t, s, from, i, pass + 1, as_text, out);
+        ids_push(out, id);
+        from = i += len;
     }
-    if (from < to && pass < t->n_passes) encode_pass(t, s, from, to, pass + 1, as_text, out);
-
-    for (size_t len; pass == t->n_passes && from < to; from += len) {
+    if (pass < PASSES) {
+        encode_pass(t, s, from, to, pass + 1, as_text, out);
+        return;
+    }
+    for (; from < to; from += len) {
         len = pretoken(s + from, to - from, t->single_digits);
         encode_word(t, s + from, len, out);
     }
@@ -907,7 +907,7 @@ static void encode_pass(Tokenizer *t, const char *s, size_t from, size_t to, int
 // Appends the ids of a text. Without `special`, added tokens in it are text like any other. The
 // cache changes, so that each thread needs a tokenizer of its own.
 static void tokenizer_encode(Tokenizer *t, const char *s, size_t n, bool special, Ids *out) {
-    encode_pass(t, s, 0, n, special ? 0 : t->n_passes, NULL, out);
+    encode_pass(t, s, 0, n, special ? 0 : PASSES, NULL, out);
 }
 
 // =================================================================================================
@@ -1025,24 +1025,14 @@ static bool json_string(JsonParser *p, const char **s, size_t *len) {
 }
 
 static bool json_number(JsonParser *p, Json *j) {
-    const char *digits = "0123456789";
+    char *end = p->at, first = p->at[*p->at == '-'];
     j->type = JSON_NUMBER;
     j->s = p->at;
-    if (*p->at == '-') p->at++;
-    size_t n = *p->at == '0' ? 1 : strspn(p->at, digits); // no leading zeros
-    p->at += n;
-    if (n > 0 && *p->at == '.') {
-        n = strspn(p->at + 1, digits);
-        p->at += 1 + n;
-    }
-    if (n > 0 && (*p->at == 'e' || *p->at == 'E')) {
-        p->at += p->at[1] == '+' || p->at[1] == '-' ? 2 : 1;
-        n = strspn(p->at, digits);
-        p->at += n;
-    }
-    j->len = (size_t)(p->at - j->s);
-    j->number = strtod(j->s, NULL);
-    return n > 0 || json_fail(p, "no value");
+    j->len = strspn(p->at, "+-.0123456789eE");
+    if (isdigit((unsigned char)first)) j->number = strtod(p->at, &end);
+    if (j->len == 0 || end != p->at + j->len) return json_fail(p, "no value");
+    p->at = end;
+    return true;
 }
 
 // The elements of an array or the members of an object.
@@ -1526,26 +1516,22 @@ static void load_vocab(Tokenizer *t, const char *file, const Json *vocab, const 
 
 // Added tokens are found in a text as they are written in the file.
 static void load_added(Tokenizer *t, const char *file, const Json *added) {
-    for (const Json *j = added; j; j = j->next) t->n_added++;
-    t->added = xcalloc(t->n_added, sizeof *t->added);
-    t->n_passes = 1;
-    AddedToken *a = t->added;
     for (const Json *j = added; j; j = j->next) {
         require(file, j, "single_word", "false null");
         require(file, j, "lstrip", "false null");
         require(file, j, "rstrip", "false null");
         require(file, j, "normalized", "false null true");
         const Json *normalized = json_get(j, "normalized");
-        *a = (AddedToken){(int)json_get(j, "id")->number, normalized && normalized->type == JSON_TRUE};
-        if (a->pass == 1) t->n_passes = 2;
-        t->begins_added[a->pass][(unsigned char)*json_text(j, "content")] = true;
-        a++;
+        int pass = normalized && normalized->type == JSON_TRUE;
+        t->begins_added[pass][(unsigned char)*json_text(j, "content")] = true;
+        ids_push(&t->added[pass], (int)json_get(j, "id")->number);
     }
 }
 
 static bool is_added(const Tokenizer *t, int id) {
-    for (size_t i = 0; i < t->n_added; i++)
-        if (t->added[i].id == id) return true;
+    for (int pass = 0; pass < PASSES; pass++)
+        for (size_t k = 0; k < t->added[pass].n; k++)
+            if (t->added[pass].id[k] == id) return true;
     return false;
 }
 
@@ -1706,8 +1692,8 @@ static void tokenizer_save(const Tokenizer *t, const char *folder) {
 }
 
 static void tokenizer_free(Tokenizer *t) {
-    void *owned[] = {t->token, t->bytes, t->rank.slot, t->merged.id, t->added, t->cached.id,
-                     t->cached_at.id, t->file[0].s, t->file[1].s, t->file[2].s, t};
+    void *owned[] = {t->token, t->bytes, t->rank.slot, t->merged.id, t->added[0].id, t->added[1].id,
+                     t->cached.id, t->cached_at.id, t->file[0].s, t->file[1].s, t->file[2].s, t};
     dict_free(&t->spelling);
     dict_free(&t->cache);
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
@@ -1873,43 +1859,34 @@ static void render_tools(Chat *c, const Json *tool, const Json *system) {
 // What this chapter does, in Jinja, as Hugging Face's library reads it from tokenizer_config.json.
 #define NEWLINE "{{ '\\n' }}"
 static const char *const chat_template =
-    "{%- if tools -%}<|im_start|>system" NEWLINE
-    "{%- if messages[0].role == 'system' %}{{ messages[0].content + '\\n\\n' }}{% endif %}"
-    TOOLS_BEFORE
-    "{% for tool in tools %}" NEWLINE "{{ tool | tojson }}{% endfor %}" NEWLINE
-    TOOLS_AFTER TURN_END NEWLINE
-    "{%- endif -%}\n"
+    "{%- if tools -%}<|im_start|>system" NEWLINE "{%- if messages[0].role == 'system' %}"
+    "{{ messages[0].content + '\\n\\n' }}{% endif %}" TOOLS_BEFORE "{% for tool in tools %}" NEWLINE
+    "{{ tool | tojson }}{% endfor %}" NEWLINE TOOLS_AFTER TURN_END NEWLINE "{%- endif -%}\n"
     "{%- for m in messages -%}\n"
     "{%- set content = m.content if m.content is string else '' -%}\n"
     "{%- if m.role == 'user' or (m.role == 'system' and not (tools and loop.first)) -%}"
     "<|im_start|>{{ m.role + '\\n' + content }}" TURN_END NEWLINE
     "{%- elif m.role == 'assistant' -%}\n"
-    "{%- set thoughts = '' -%}\n"
-    "{%- if m.reasoning_content is string -%}\n"
-    "{%- set thoughts = m.reasoning_content -%}\n"
-    "{%- elif '</think>' in content -%}\n"
+    "{%- set thoughts = m.reasoning_content if m.reasoning_content is string else '' -%}\n"
+    "{%- if m.reasoning_content is not string and '</think>' in content -%}\n"
     "{%- set thoughts = content.split('</think>')[0].split('<think>')[-1] -%}\n"
     "{%- set content = content.split('</think>')[-1].lstrip('\\n') -%}\n"
     "{%- endif -%}"
-    "<|im_start|>assistant{{ '\\n' }}<think>{{ '\\n' + thoughts.strip('\\n') + '\\n' }}"
-    "</think>{{ '\\n\\n' + content.lstrip('\\n') }}"
+    "<|im_start|>assistant{{ '\\n<think>\\n' + thoughts.strip('\\n') + '\\n</think>\\n\\n' }}"
+    "{{- content.lstrip('\\n') }}"
     "{%- for item in m.tool_calls or [] -%}\n"
     "{%- if content or not loop.first %}" NEWLINE "{% endif -%}\n"
     "{%- set call = item.function or item -%}"
-    "<tool_call>{{ '\\n{\"name\": \"' ~ call.name ~ '\", \"arguments\": ' }}"
+    "{{ '<tool_call>\\n{\"name\": \"' ~ call.name ~ '\", \"arguments\": ' }}"
     "{{- call.arguments if call.arguments is string else call.arguments | tojson }}"
-    "{{- '}\\n' }}</tool_call>"
-    "{%- endfor -%}"
-    TURN_END NEWLINE
+    "{{- '}\\n</tool_call>' }}{%- endfor -%}" TURN_END NEWLINE
     "{%- elif m.role == 'tool' -%}\n"
     "{%- if loop.first or messages[loop.index0 - 1].role != 'tool' -%}<|im_start|>user{%- endif -%}"
-    "{{ '\\n' }}<tool_response>{{ '\\n' + content + '\\n' }}</tool_response>"
-    "{%- if loop.last or messages[loop.index0 + 1].role != 'tool' -%}" TURN_END NEWLINE "{%- endif -%}\n"
-    "{%- endif -%}\n"
-    "{%- endfor -%}\n"
-    "{%- if add_generation_prompt -%}<|im_start|>assistant{{ '\\n' }}<think>{{ '\\n' }}"
-    "{%- if not (open_thinking is defined and open_thinking) -%}"
-    NEWLINE "</think>{{ '\\n\\n' }}"
+    "{{ '\\n<tool_response>\\n' + content + '\\n</tool_response>' }}"
+    "{%- if loop.last or messages[loop.index0 + 1].role != 'tool' -%}" TURN_END NEWLINE
+    "{%- endif -%}{%- endif -%}{%- endfor -%}\n"
+    "{%- if add_generation_prompt -%}<|im_start|>assistant{{ '\\n<think>\\n' }}"
+    "{%- if not (open_thinking is defined and open_thinking) -%}{{ '\\n</think>\\n\\n' }}"
     "{%- endif -%}{%- endif -%}\n";
 
 // ---- a conversation -----------------------------------------------------------------------------
@@ -1991,21 +1968,6 @@ static const char *encode_chat(Tokenizer *tok, const Json *record, const Json *m
     chat_free(&c);
     return c.error;
 }
-
-#ifdef MINIMIND
-// Does a message of this record that is not the assistant's spell the begin or the end of a turn?
-static bool spells_turn_mark(const Json *record) {
-    for (int i = 0; i < MESSAGE_LISTS; i++) {
-        const Json *list = json_get(record, message_lists[i]);
-        for (const Json *m = list ? list->child : NULL; m; m = m->next) {
-            const char *s = text_or_empty(m, "content");
-            if (role_is(m, "assistant")) continue;
-            if (strstr(s, "<|im_start|>") || strstr(s, TURN_END)) return true;
-        }
-    }
-    return false;
-}
-#endif
 
 // =================================================================================================
 // 11. Options
