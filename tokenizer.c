@@ -301,8 +301,8 @@ static size_t pretoken(const char *s, size_t n, bool single_digits) {
 // =================================================================================================
 // 4. Training
 //
-// The texts are cut into words, and it is counted how often each word occurs; the rest works on
-// different words only. What is to be computed takes four lines:
+// The texts are cut into words, and the trainer counts how often each word occurs; after that it
+// works on different words only. What it has to compute takes four lines:
 //
 //     while the vocabulary is not full:
 //         count every pair of neighbouring tokens in every word, times the count of the word
@@ -319,7 +319,7 @@ static size_t pretoken(const char *s, size_t n, bool single_digits) {
 //          \     \   /     /
 //         _       lo      w            pairs  _+lo  lo+w
 //
-//     _+l and o+w: count - 5           _+lo and lo+w: count + 5           l+o: is done with
+//     _+l and o+w: count - 5           _+lo and lo+w: count + 5           l+o: leaves the heap
 //
 // So each pair has a list of the words in which it occurs, and a heap finds the best pair. A pair
 // appears at once in all its places, when the younger of its two tokens is made; from then on its
@@ -327,14 +327,22 @@ static size_t pretoken(const char *s, size_t n, bool single_digits) {
 // it is compared with the present count when it comes to the top, and corrected only then ("lazy
 // deletion" from the heap).
 //
+// tokenizer train --verbose 1 prints what happens. On texts in English and Chinese:
+//
+//          1     56047 times  [<EF>][<BC>] -> [<EFBC>] 292       two bytes of a full-width sign
+//          2     50922 times  [ ][t] -> [ t] 293
+//          3     41501 times  [h][e] -> [he] 294
+//          4     37080 times  [<EFBC>][<8C>] -> [，] 295          the Chinese comma
+//
 // As in Hugging Face's trainer, "aaa" counts as two pairs (a, a), though only one can be merged.
 // =================================================================================================
 
 // ---- tables, which encoding uses too ------------------------------------------------------------
 
-// Map is a hash table with open addressing: it keeps a number >= 0 for each key, where key 0 means
-// a free slot. A key is in the first free slot from the one that its hash selects on; at most half
-// of the slots are used, so a search is short.
+// Map is a hash table: it keeps a number >= 0 for each key, where key 0 means a free slot. A hash
+// selects the slot of a key. If another key is there already, the next slots are tried until one is
+// free ("open addressing"; the other way is a list in each slot). At most half of the slots are
+// used, so such a walk is short, and a key that is missing is noticed at the first free slot.
 typedef struct { uint64_t key; int value; } MapSlot;
 typedef struct { MapSlot *slot; size_t n, n_slots; } Map;
 
@@ -413,8 +421,10 @@ static void dict_free(Dict *d) {
     *d = (Dict){.n = 0};
 }
 
-// A binary heap: item[0] is the one with the smallest (first, second). Below item i are 2i + 1 and
-// 2i + 2.
+// A binary heap: item[0] is the one with the smallest (first, second). It is a tree in an array:
+// below item i are the items 2i + 1 and 2i + 2, and no item comes after one below it. A new item
+// rises from the end, and the last item sinks from the top, along one path of the tree, in log n
+// steps.
 typedef struct { uint64_t first, second; } HeapItem;
 typedef struct { HeapItem *item; size_t n, cap; } Heap;
 
@@ -476,6 +486,7 @@ typedef struct {
     Dict tokens;              // the bytes of a token, or an added token's text -> its id
 } Trainer;
 
+// How to train: trainer_new(), trainer_add() for each document, trainer_finish().
 static Trainer *trainer_new(bool single_digits) {
     Trainer *tr = xcalloc(1, sizeof *tr);
     init_tables();
@@ -721,8 +732,9 @@ static Tokenizer *trainer_finish(Trainer *tr, int vocab_size) {
 // Added tokens such as <|im_end|> are found first; the text between them is cut into words. A word
 // is split into bytes, and the merges are replayed in the order in which they were learned, looking
 // up only pairs that occur in the word. That is not the same as taking the longest token that fits:
-// after h + e, l + l, and he + ll the word "hello" is hell|o, even if "ello" is a token, too. The
-// model has seen only texts that were cut by the merges, so they decide.
+// with MiniMind's tokenizer "actions" is a|ctions, although "action" is a token, because the merges
+// that lead to "ctions" were learned earlier. A model has seen only texts that were cut by the
+// merges, so it would be given ids in an order that it never saw.
 //
 // The same words occur again and again; the ids of short ones are kept in a cache.
 // =================================================================================================
@@ -948,6 +960,8 @@ static void decode_end(Utf8Stream *u, Text *out) {
 // node but the root follows a bracket or a comma, so counting these tells how many nodes there are
 // at most. Behind the nodes is a copy of the text, where strings are decoded in place, because no
 // string gets longer.
+//
+//     {"a": [1, "x"]}       root: object, child ---> "a": array, child ---> 1 --next--> "x"
 // =================================================================================================
 
 typedef struct Json {
@@ -1175,7 +1189,12 @@ static void json_write(Text *out, const Json *j) {
 // 8. Records
 //
 // Training data is a list of files, larger than memory: JSONL (each line is a record, an object) or
-// plain text. The first line that is not blank decides: if it begins with a brace, JSONL.
+// plain text. The first line that is not blank decides: if it begins with a brace, JSONL. These
+// are MiniMind's records:
+//
+//     {"text": "..."}
+//     {"conversations": [{"role": "user", "content": "..."}, {"role": "assistant", ...}, ...]}
+//     {"chosen": [messages], "rejected": [messages]}
 // =================================================================================================
 
 static FILE *open_file(const char *path, const char *mode) { // exits on failure
@@ -1327,11 +1346,19 @@ static void reader_texts(const Reader *r, UseText *use, void *context) {
 // =================================================================================================
 // 9. Files
 //
-// tokenizer.json is Hugging Face's format: "model" has "vocab" (a token in symbols -> its id) and
-// "merges"; "added_tokens" may repeat tokens of the vocabulary or add to it. A setting that would
-// change the ids and is not implemented is refused: ids that are almost right are wrong. Beside it
-// may be tokenizer_config.json, which names the special tokens, and the chat template, for other
-// programs: as "chat_template" in the configuration or as a file.
+// tokenizer.json is Hugging Face's format. What matters in it:
+//
+//     {"pre_tokenizer": {"type": "ByteLevel", ...},          how a text is cut into words
+//      "added_tokens": [{"id": 0, "content": "<|endoftext|>", ...}, ...],
+//      "model": {"type": "BPE",
+//                "vocab": {"<|endoftext|>": 0, ..., "!": 36, ..., "Ġt": 292, ...},
+//                "merges": [["Ġ", "t"], ...]}}               in the order of learning
+//
+// "added_tokens" may repeat tokens of the vocabulary or add to it. A setting that would change the
+// ids and is not implemented is refused: ids that are almost right are wrong.
+//
+// Beside it may be tokenizer_config.json, which names the special tokens, and the chat template for
+// other programs: as "chat_template" in the configuration, or as the file chat_template.jinja.
 // =================================================================================================
 
 // ---- reading and writing whole files ------------------------------------------------------------
@@ -1486,7 +1513,7 @@ static void load_name(const char *file, const char **name, size_t bound, const c
     if (!(x >= 0 && x < (double)bound && x == (double)(size_t)x))
         die("%s: token \"%s\": its id is not a whole number below %zu", file, s, bound);
     const char **at = &name[(size_t)x];
-    if (*at && strcmp(*at, s)) die("%s: id %.0f has two tokens, \"%s\" and \"%s\"", file, x, *at, s);
+    if (*at && strcmp(*at, s)) die("%s: id %.0f is given twice: \"%s\", \"%s\"", file, x, *at, s);
     *at = s;
 }
 
@@ -1636,8 +1663,8 @@ static void tokenizer_warn(const Tokenizer *t) {
         fprintf(stderr, "%s: the tokenizer has no token %s, which ends each turn of a "
                 "conversation\n", program, TURN_END);
     else if (t->eos != t->turn_end)
-        fprintf(stderr, "%s: eos_token is not %s, which ends each turn of a conversation; an answer "
-                "ends at either\n", program, TURN_END);
+        fprintf(stderr, "%s: eos_token is not %s, which ends each turn of a conversation; an "
+                "answer ends at either\n", program, TURN_END);
     if (t->template_unknown)
         fprintf(stderr, "%s: the tokenizer's chat template is not MiniMind's; conversations are "
                 "written by MiniMind's all the same\n", program);
@@ -2328,6 +2355,20 @@ static void convert(const Command *c, const Options *o) {
 
 // ---- show ---------------------------------------------------------------------------------------
 
+// tokenizer show "人工" prints the tokens, their ids, and then how each word is encoded. The token
+// that a merge has just made is in brackets; parts of characters are in hex:
+//
+//     人工
+//     2072
+//     6 bytes / 1 tokens = 6.00 bytes per token
+//
+//     "人工": E4 BA BA E5 B7 A5
+//         merge    11 makes   303   [<E4BA>]|<BA>|<E5>|<B7>|<A5>
+//         merge   135 makes   427   <E4BA>|<BA>|[<E5B7>]|<A5>
+//         merge   155 makes   447   [人]|<E5B7>|<A5>
+//         merge   341 makes   633   人|[工]
+//         merge  1780 makes  2072   [人工]
+
 static bool use_color(const Options *o) {
     const char *no_color = getenv("NO_COLOR");
     if (o->color >= 0) return o->color;
@@ -2468,7 +2509,9 @@ static void show_record(Tokenizer *t, const Options *o, const Reader *r, Text *o
 
 // ---- vocab and stats ----------------------------------------------------------------------------
 
-// Prints every token as [token] id, or with the merge that makes it: [left][right] -> [token] id.
+// Prints every token, as minbpe does: [token] id, or with the merge that makes it:
+//
+//     [人][工] -> [人工] 2072
 static void cmd_vocab(const Options *o) {
     Tokenizer *t = open_tokenizer(o);
     uint64_t *made_of = xcalloc((size_t)t->vocab_size, sizeof *made_of); // 0: not made by a merge
@@ -2494,14 +2537,16 @@ static void cmd_vocab(const Options *o) {
     tokenizer_free(t);
 }
 
-enum Script { LATIN, CYRILLIC, ARABIC, INDIC, KANA, CHINESE, KOREAN, OTHERS, NUMBERS, SIGNS, SCRIPTS };
+enum Script {
+    LATIN, CYRILLIC, ARABIC, INDIC, KANA, CHINESE, KOREAN, OTHERS, NUMBERS, SIGNS, SCRIPTS
+};
 static const char *const script_name[SCRIPTS] = {
     "Latin letters", "Greek, Cyrillic", "Hebrew, Arabic", "India, Southeast Asia", "Japanese kana",
     "Chinese", "Korean", "other letters", "numbers", "signs and white space"};
 static const struct { int from; enum Script script; } script_from[] = { // by code point
-    {0, LATIN}, {0x370, CYRILLIC}, {0x530, OTHERS}, {0x590, ARABIC}, {0x900, INDIC}, {0x10A0, OTHERS},
-    {0x1E00, LATIN}, {0x1F00, CYRILLIC}, {0x2000, OTHERS}, {0x3040, KANA}, {0x3100, CHINESE},
-    {0xA000, OTHERS}, {0xAC00, KOREAN}, {0xD800, OTHERS}, {0x20000, CHINESE}, {0x33480, OTHERS}};
+    {0, LATIN}, {0x370, CYRILLIC}, {0x530, OTHERS}, {0x590, ARABIC}, {0x900, INDIC},
+    {0x10A0, OTHERS}, {0x1E00, LATIN}, {0x1F00, CYRILLIC}, {0x2000, OTHERS}, {0x3040, KANA},
+    {0x3100, CHINESE}, {0xA000, OTHERS}, {0xAC00, KOREAN}, {0xD800, OTHERS}, {0x20000, CHINESE}, {0x33480, OTHERS}};
 
 // The script of a word: that of its first letter.
 static enum Script script_of(const char *s, size_t n) {
@@ -2551,12 +2596,13 @@ static void print_count(const char *name, const Count *c) {
     printf("\n");
 }
 
-// Bytes per token: the more, the shorter is a text for the model.
+// Bytes per token: the more, the shorter is a text for the model. A tokenizer that has seen little
+// Chinese cuts a Chinese character, three bytes, into two or three tokens; an English word is often
+// one token. Special tokens are not looked for. A word counts for the script of its first letter.
 static void cmd_stats(const Options *o) {
     Stats stats = {.tok = {open_tokenizer(o), o->and ? tokenizer_load(o->and) : NULL}};
     if (!o->n_args) die("stats: the name of a FILE is missing");
-    printf("%-40s %12s %s\n", "", "bytes", o->and ? "bytes per token: --tokenizer, --and"
-                                                  : "bytes per token");
+    printf("%-40s %12s  bytes per token%s\n", "", "bytes", o->and ? ": --tokenizer, --and" : "");
     for (size_t i = 0; i < o->n_args; i++) {
         Reader r = reader_open(o->arg[i]);
         stats.file = (Count){{0}, {0}};
@@ -2610,11 +2656,11 @@ static void print_help(const char *name) {
 }
 
 int main(int argc, char **argv) {
-    const char *name = argc > 1 ? argv[1] : "help";
+    const char *name = argc > 1 ? argv[1] : "help", *next = argc > 2 ? argv[2] : NULL;
     Options o = {.arg = xcalloc((size_t)argc + 1, sizeof *o.arg)};
     if (!strcmp(name, "--version")) printf("tokenizer %s\n", version);
-    else if (!strcmp(name, "help") || !strcmp(name, "--help")) print_help(argc > 2 ? argv[2] : NULL);
-    else if (argc > 2 && !strcmp(argv[2], "--help")) print_help(name);
+    else if (!strcmp(name, "help") || !strcmp(name, "--help")) print_help(next);
+    else if (next && !strcmp(next, "--help")) print_help(name);
     else {
         const Command *c = find_command(name);
         parse_options(argv + 2, &(OptionSet){option_table, OPTIONS, c->letter, &o, NULL}, 1, o.arg);
