@@ -2546,7 +2546,8 @@ static const char *const script_name[SCRIPTS] = {
 static const struct { int from; enum Script script; } script_from[] = { // by code point
     {0, LATIN}, {0x370, CYRILLIC}, {0x530, OTHERS}, {0x590, ARABIC}, {0x900, INDIC},
     {0x10A0, OTHERS}, {0x1E00, LATIN}, {0x1F00, CYRILLIC}, {0x2000, OTHERS}, {0x3040, KANA},
-    {0x3100, CHINESE}, {0xA000, OTHERS}, {0xAC00, KOREAN}, {0xD800, OTHERS}, {0x20000, CHINESE}, {0x33480, OTHERS}};
+    {0x3100, CHINESE}, {0xA000, OTHERS}, {0xAC00, KOREAN}, {0xD800, OTHERS}, {0x20000, CHINESE},
+    {0x33480, OTHERS}};
 
 // The script of a word: that of its first letter.
 static enum Script script_of(const char *s, size_t n) {
