@@ -1739,7 +1739,8 @@ static void tokenizer_free(Tokenizer *t) {
 //
 //   - What a model shall learn to say: in every turn of the assistant all that follows the line
 //     with its name, up to and with the <|im_end|> that closes it. The empty think block is trained
-//     too: so a model learns when not to think, even where a prompt does not write the block.
+//     too: a model whose turn was opened with "<think>\n" alone learns from it to close the block
+//     at once where there is nothing to think about.
 //   - Where an answer begins: after an empty think block, or after "<think>\n" if there are
 //     thoughts. Prompts end there. A row is cut there too, because the two sides of a cut are
 //     encoded apart: a token that joins "\n\n" must not occur in training where it cannot occur in
@@ -1765,10 +1766,10 @@ static void chat_free(Chat *c) {
 
 static void chat_add(Chat *c, const char *s) { text_add(&c->text, s); }
 
-// Appends the text of a message.
-static void chat_say(Chat *c, const char *s, size_t n) {
+// Appends text of a message, which a person may have typed.
+static void chat_say(Chat *c, const char *s, const char *end) {
     ids_push(&c->said, (int)c->text.len);
-    text_append(&c->text, s, n);
+    text_append(&c->text, s, (size_t)(end - s));
     ids_push(&c->said, (int)c->text.len);
 }
 
@@ -1803,18 +1804,11 @@ static void render_calls(Chat *c, const Json *calls, bool answered) {
     for (const Json *e = first; e; e = e->next) {
         const Json *call = json_get(e, "function") ? json_get(e, "function") : e;
         const Json *arguments = json_get(call, "arguments");
-        const char *name = text_or_empty(call, "name");
-        Text json = {0};
-        if (arguments && arguments->type == JSON_STRING) text_add(&json, arguments->s);
-        else if (arguments) json_write(&json, arguments);
-
-        chat_add(c, answered || e != first ? "\n<tool_call>\n" : "<tool_call>\n");
-        chat_add(c, "{\"name\": \"");
-        chat_say(c, name, strlen(name));
-        chat_add(c, "\", \"arguments\": ");
-        chat_say(c, json.len ? json.s : "", json.len);
+        text_printf(&c->text, "%s<tool_call>\n{\"name\": \"%s\", \"arguments\": ",
+                    answered || e != first ? "\n" : "", text_or_empty(call, "name"));
+        if (arguments && arguments->type == JSON_STRING) chat_add(c, arguments->s);
+        else if (arguments) json_write(&c->text, arguments);
         chat_add(c, "}\n</tool_call>");
-        free(json.s);
     }
     json_free(parsed);
 }
@@ -1846,10 +1840,10 @@ static void render_assistant(Chat *c, const Json *m) {
     chat_cut(c);
     chat_add(c, "<think>\n");
     if (why < why_end) chat_cut(c);
-    chat_say(c, why, (size_t)(why_end - why));
+    chat_say(c, why, why_end);
     chat_add(c, "\n</think>\n\n");
     if (why == why_end) chat_cut(c);
-    chat_say(c, s, (size_t)(end - s));
+    chat_say(c, s, end);
     render_calls(c, json_get(m, "tool_calls"), answered);
     chat_add(c, TURN_END);
     chat_cut(c);
@@ -1868,17 +1862,15 @@ static void render_assistant(Chat *c, const Json *m) {
 
 static void render_tools(Chat *c, const Json *tool, const Json *system) {
     chat_add(c, "<|im_start|>system\n");
-    if (json_text(system, "content")) {
-        chat_say(c, json_text(system, "content"), strlen(json_text(system, "content")));
+    const char *content = json_text(system, "content");
+    if (content) {
+        chat_say(c, content, content + strlen(content));
         chat_add(c, "\n\n");
     }
     chat_add(c, TOOLS_BEFORE);
     for (const Json *e = tool; e; e = e->next) {
-        Text json = {0};
-        json_write(&json, e);
         chat_add(c, "\n");
-        chat_say(c, json.s, json.len);
-        free(json.s);
+        json_write(&c->text, e);
     }
     chat_add(c, "\n" TOOLS_AFTER TURN_END "\n");
 }
@@ -1928,7 +1920,7 @@ static void render_message(Chat *c, const Json *m, const Json *before) {
         chat_add(c, tool ? "user" : role);
     }
     chat_add(c, tool ? "\n<tool_response>\n" : "\n");
-    chat_say(c, content, strlen(content));
+    chat_say(c, content, content + strlen(content));
     if (tool) chat_add(c, "\n</tool_response>");
     if (!tool || !role_is(m->next, "tool")) chat_add(c, TURN_END "\n");
 }
@@ -2408,7 +2400,7 @@ static void print_merge(const Tokenizer *t, const int *id, size_t n, size_t at, 
     free(line.s);
 }
 
-// How one word is encoded, merge by merge.
+// How one word is encoded: its bytes, and merge by merge what they become.
 static void print_word(Tokenizer *t, const char *s, size_t n) {
     enum { SHOWN = 24 };
     int id[SHORT_WORD];
