@@ -4335,8 +4335,8 @@ static const Command *find_command(const char *name) {
         if (!strcmp(c->name, name)) return c;
         suggest(name, c->name, &nearest);
     }
-    if (nearest) die("%s: no such command; did you mean %s?", name, nearest);
-    die("%s: no such command; see minimind help", name);
+    if (nearest) die("there is no command %s; did you mean %s?", name, nearest);
+    die("there is no command %s; see minimind help", name);
 }
 
 static void print_command_help(const char *name) {

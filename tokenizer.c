@@ -520,7 +520,8 @@ static void change_count(Trainer *tr, int left, int right, int word, int sign) {
     if (sign > 0 && !listed) ids_push(&p->words, word);
 }
 
-// Puts the pairs from number `first` on, which are new, into the heap.
+// Puts the pairs from number `first` on into the heap. They are new: their counts are final until
+// the next merge.
 static void push_pairs(Trainer *tr, size_t first) {
     for (size_t i = first; i < tr->n_pairs; i++)
         heap_push(&tr->heap, (HeapItem){~(uint64_t)tr->pairs[i].count, tr->pairs[i].pair});
@@ -542,7 +543,7 @@ static void split_words(Trainer *tr, const int *byte_id) {
 // ---- merging ------------------------------------------------------------------------------------
 
 // Corrects the top of the heap until its count is the present one. Returns that pair, or NULL if
-// none is left.
+// none is left. Other items may still be too high, never too low: so the top is the best of all.
 static const PairCount *best_pair(Trainer *tr) {
     while (tr->heap.n > 0) {
         HeapItem top = tr->heap.item[0];
@@ -1307,7 +1308,7 @@ static const char *const message_lists[] = {"conversations", "messages", "chosen
 enum { MESSAGE_LISTS = sizeof message_lists / sizeof *message_lists };
 
 #ifdef TRAINER
-typedef void UseText(void *context, const char *s, size_t n);
+typedef void UseText(void *context, const char *s, size_t n); // what to do with a text
 
 static void use_member(const Json *object, const char *key, UseText *use, void *context) {
     const Json *text = json_get(object, key);
@@ -2355,11 +2356,11 @@ static void convert(const Command *c, const Options *o) {
 //     6 bytes / 1 tokens = 6.00 bytes per token
 //
 //     "人工": E4 BA BA E5 B7 A5
-//         merge    11 makes   303   [<E4BA>]|<BA>|<E5>|<B7>|<A5>
-//         merge   135 makes   427   <E4BA>|<BA>|[<E5B7>]|<A5>
-//         merge   155 makes   447   [人]|<E5B7>|<A5>
-//         merge   341 makes   633   人|[工]
-//         merge  1780 makes  2072   [人工]
+//         merge    12 makes   303   [<E4BA>]|<BA>|<E5>|<B7>|<A5>
+//         merge   136 makes   427   <E4BA>|<BA>|[<E5B7>]|<A5>
+//         merge   156 makes   447   [人]|<E5B7>|<A5>
+//         merge   342 makes   633   人|[工]
+//         merge  1781 makes  2072   [人工]
 
 static bool use_color(const Options *o) {
     const char *no_color = getenv("NO_COLOR");
@@ -2396,7 +2397,7 @@ static void print_merge(const Tokenizer *t, const int *id, size_t n, size_t at, 
         append_token(t, id[i], &line);
         if (i == at) text_add(&line, "]");
     }
-    printf("    merge %5u makes %5d   %s%s\n", rank, id[at], line.s, to < n ? "|..." : "");
+    printf("    merge %5u makes %5d   %s%s\n", rank + 1, id[at], line.s, to < n ? "|..." : "");
     free(line.s);
 }
 
@@ -2564,7 +2565,7 @@ static void add_count(Count *c, int which, size_t bytes, size_t tokens) {
     c->tokens[which] += tokens;
 }
 
-// A UseText.
+// A UseText: encodes the words one by one, with each tokenizer, because the two may cut differently.
 static void measure_text(void *context, const char *s, size_t n) {
     Stats *stats = context;
     for (int which = 0; which < 2 && stats->tok[which]; which++) {
@@ -2633,8 +2634,8 @@ static const Command *find_command(const char *name) {
         if (!strcmp(c->name, name)) return c;
         suggest(name, c->name, &best);
     }
-    if (best) die("%s: no such command; did you mean %s?", name, best);
-    die("%s: no such command; see tokenizer help", name);
+    if (best) die("there is no command %s; did you mean %s?", name, best);
+    die("there is no command %s; see tokenizer help", name);
 }
 
 // Help for one command, or without one a list of all.
