@@ -596,6 +596,12 @@ static void append_visible(Text *out, const char *s, size_t n) {
     }
 }
 
+static void append_bracketed(Text *out, const char *s, size_t n) {
+    text_add(out, "[");
+    append_visible(out, s, n);
+    text_add(out, "]");
+}
+
 // Prints a merge: its number, how often its pair occurs, the pair, the new token, and whether
 // another pair occurs as often.
 static void print_new_merge(Trainer *tr, const PairCount *p, int made) {
@@ -605,9 +611,8 @@ static void print_new_merge(Trainer *tr, const PairCount *p, int made) {
     for (int i = 0; i < 3; i++) {
         size_t len;
         const char *s = dict_string(&tr->tokens, id[i], &len);
-        text_add(&line, i == 2 ? " -> [" : "[");
-        append_visible(&line, s, len);
-        text_add(&line, "]");
+        if (i == 2) text_add(&line, " -> ");
+        append_bracketed(&line, s, len);
     }
     printf("%6d %9lld times  %s %d%s\n", made - N_ADDED - 256 + 1, (long long)p->count, line.s,
            made, next && next->count == p->count ? "  (a tie)" : "");
@@ -2513,17 +2518,17 @@ static void cmd_vocab(const Options *o) {
         if (slot.key) made_of[t->merged.id[slot.value]] = slot.key;
     }
     for (int id = 0; id < t->vocab_size; id++) {
-        uint64_t pair = made_of[id];
+        const Token *token = &t->token[id];
         Text line = {0};
-        text_add(&line, "[");
-        if (pair) {
-            append_token(t, pair_left(pair), &line);
-            text_add(&line, "][");
-            append_token(t, pair_right(pair), &line);
-            text_add(&line, "] -> [");
+        if (made_of[id]) {
+            const Token *left = &t->token[pair_left(made_of[id])];
+            const Token *right = &t->token[pair_right(made_of[id])];
+            append_bracketed(&line, left->s, left->len);
+            append_bracketed(&line, right->s, right->len);
+            text_add(&line, " -> ");
         }
-        append_token(t, id, &line);
-        printf("%s] %d\n", line.s, id);
+        append_bracketed(&line, token->s, token->len);
+        printf("%s %d\n", line.s, id);
         free(line.s);
     }
     free(made_of);
@@ -2565,7 +2570,7 @@ static void add_count(Count *c, int which, size_t bytes, size_t tokens) {
     c->tokens[which] += tokens;
 }
 
-// A UseText: encodes the words one by one, with each tokenizer, because the two may cut differently.
+// A UseText: encodes the words one by one, with each tokenizer, as the two may cut differently.
 static void measure_text(void *context, const char *s, size_t n) {
     Stats *stats = context;
     for (int which = 0; which < 2 && stats->tok[which]; which++) {
