@@ -2644,8 +2644,8 @@ static const char *answer_text(const Answer *x, bool think) {
     return think ? "" : x->text.s;
 }
 
-// Continues a prompt, printing to stdout; returns the number of tokens made. With `think` the answer
-// begins with thoughts, which a terminal shows dimmed.
+// Continues a prompt, printing to stdout; returns the number of tokens made. With `think` it begins
+// with thoughts, which a terminal shows dimmed.
 static size_t answer_aloud(const Model *model, const Tokenizer *tok, Answer *x, const Sampling *s,
                            bool think) {
     size_t context = model->config.max_position_embeddings, prompt = x->ids.n;
@@ -4308,24 +4308,21 @@ static const char figures_help[] =
     "    margin, accuracy  dpo: by how much, and how often, the chosen answer is preferred\n"
     "    +-                standard error: the true mean is within twice that in 19 of 20 cases\n";
 
-// The commands; if `all`, with their options.
+// The commands; if `all`, with every option once. `help COMMAND` says which a command knows.
 static void print_help(bool all) {
     printf("usage: minimind COMMAND [--option value]...\n\n");
     for (const Command *c = commands; c < commands + COMMANDS; c++)
         printf("    %-10s %s\n", c->name, c->meaning);
-    printf("    help       all commands with their options\n");
+    printf("    help       all options; help COMMAND: those of one command\n");
     if (!all) return;
 
-    for (const Command *c = commands; c < commands + COMMANDS; c++) {
-        printf("\n%s\n", c->name);
-        print_options(option_table, OPTIONS, c->letter);
-    }
+    printf("\noptions:\n");
+    print_options(option_table, OPTIONS, 0);
     printf("\nfields of the configuration, options of pretrain, sft and info:\n");
     print_options(config_field, CONFIG_FIELDS, 0);
-    printf("\npresets:\n");
-    for (const Preset *p = presets; p < presets + PRESETS; p++)
-        printf("    %-16s %s\n", p->name, p->fields);
-    printf("\nwhat the figures mean:\n%s", figures_help);
+    printf("\npresets:");
+    for (const Preset *p = presets; p < presets + PRESETS; p++) printf(" %s", p->name);
+    printf("\n\nwhat the figures mean:\n%s", figures_help);
 }
 
 // The command of this name; exits if there is none. suggest() keeps the nearest name.
