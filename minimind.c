@@ -2693,7 +2693,8 @@ static bool is_yarn_field(const Field *f) { return !strncmp(f->name, "yarn_", 5)
 // The ids of the special tokens, as both files below name them.
 static void append_token_ids(Text *t, const Tokenizer *tok) {
     const char *const name[] = {"bos", "eos", "pad"};
-    int id[] = {tok->bos, tok->eos, tok->pad};
+    int end = tok->turn_end >= 0 ? tok->turn_end : tok->eos; // where generation stops
+    int id[] = {tok->bos, end, tok->pad};
     for (int i = 0; i < 3; i++) {
         text_printf(t, "  \"%s_token_id\": ", name[i]);
         text_printf(t, id[i] < 0 ? "null,\n" : "%d,\n", id[i]);
