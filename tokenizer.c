@@ -1045,13 +1045,24 @@ static bool json_string(JsonParser *p, const char **s, size_t *len) {
 }
 
 static bool json_number(JsonParser *p, Json *j) {
-    char *end = p->at, first = p->at[*p->at == '-'];
-    j->type = JSON_NUMBER;
+    const char *digits = "0123456789";
     j->s = p->at;
-    j->len = strspn(p->at, "+-.0123456789eE");
-    if (isdigit((unsigned char)first)) j->number = strtod(p->at, &end);
-    if (j->len == 0 || end != p->at + j->len) return json_fail(p, "no value");
-    p->at = end;
+    if (*p->at == '-') p->at++;
+    size_t n = *p->at == '0' ? 1 : strspn(p->at, digits); // no zeros before other digits
+    p->at += n;
+    if (n > 0 && *p->at == '.') {
+        n = strspn(p->at + 1, digits);
+        p->at += 1 + n;
+    }
+    if (n > 0 && (*p->at == 'e' || *p->at == 'E')) {
+        p->at += p->at[1] == '+' || p->at[1] == '-' ? 2 : 1;
+        n = strspn(p->at, digits);
+        p->at += n;
+    }
+    if (n == 0) return json_fail(p, "no value");
+    j->type = JSON_NUMBER;
+    j->len = (size_t)(p->at - j->s);
+    j->number = strtod(j->s, NULL);
     return true;
 }
 
