@@ -17,7 +17,11 @@
 //   4. Decoding     Token by token through the KV cache, or all tokens in one pass; one sequence
 //                   alone, or 64 together: the logits must be the same.
 //   5. Packing      Weights in 16 and 8 bits differ from the original by their rounding only.
-//   6. Golden       Losses, gradients and weights that PyTorch has computed in double precision
+//   6. Training     A step in several passes, AdamW, the order of the data, random numbers.
+//   7. Files        What is saved is what is loaded, in every number format; other programs'
+//                   configurations.
+//   8. Answers      Which answers count as right, what GRPO rewards, errors of means.
+//   9. Golden       Losses, gradients and weights that PyTorch has computed in double precision
 //                   from the same weights. notes/golden/README.md describes these files.
 //
 // Each line of the output is one comparison: ok or FAILED, what was compared, the largest error,
@@ -115,17 +119,20 @@ static const Variant check_variant[] = {
 };
 enum { VARIANTS = sizeof check_variant / sizeof *check_variant };
 
-// A model of a variant, with `more` fields set. Its weights are far larger than at the start of
-// training, so that every nonlinearity has an effect.
-static Model *small_model(const Variant *v, const char *more) {
+static Config small_config(const Variant *v, const char *more) {
     Config c = config_preset("minimind3");
     config_parse(&c, "vocab_size=13 hidden_size=8 num_hidden_layers=2 num_attention_heads=4 "
                  "num_key_value_heads=2 head_dim=4 intermediate_size=7 rope_theta=100", v->name);
     config_parse(&c, v->fields, v->name);
     config_parse(&c, more, v->name);
     config_complete(&c, v->name);
+    return c;
+}
 
-    Model *model = model_new(c);
+// A model of a variant, with `more` fields set. Its weights are far larger than at the start of
+// training, so that every nonlinearity has an effect.
+static Model *small_model(const Variant *v, const char *more) {
+    Model *model = model_new(small_config(v, more));
     model_allocate(model, true, 32);
     double spread = sqrt(1.28 / model->C); // 0.4 for C = 8
     for (Tensor *t = model->tensor; t < model->tensor + model->n_tensors; t++)
@@ -667,8 +674,51 @@ static double together_error(const Model *model, Acts *a, const Answer *answer) 
     return worst;
 }
 
-// Greedy answers that are drawn together are the same as those drawn alone. Prompts have 3 to 5
-// tokens. Each occurs twice: complete() copies the cache of the first to the second.
+// 1 if a drawn token of the answer is not the most probable one under the full forward pass, where
+// no cache can be wrong.
+static int greedy_error(const Model *model, const Answer *answer) {
+    size_t T = answer->ids.n, V = model->V;
+    Acts *full = acts_new(model, TRAINING, T, 0, 0);
+    Batch b = {.rows = 1, .T = T, .ids = answer->ids.id, .target = answer->ids.id,
+               .length = &(int){(int)T}, .at = borrow(T, sizeof(int))};
+    int wrong = 0;
+    logp_of(model, full, &b, 0, 1);
+    for (size_t t = answer->prompt; t < T; t++) {
+        const float *logits = full->logits + (t - 1) * V; // (V)
+        float best = logits[0];
+        for (size_t v = 1; v < V; v++) best = fmaxf(best, logits[v]);
+        wrong |= logits[answer->ids.id[t]] < best - 1e-4;
+    }
+    acts_free(full);
+    release();
+    return wrong;
+}
+
+// At temperature 1 each answer draws from random numbers of its own: neighbours with equal prompts
+// say different things, and the same call again says the same.
+static void check_random_drawing(const Model *model, Acts *a, const Tokenizer *tok, Answer *answer,
+                                 const char *name) {
+    Sampling random = {.temperature = 1, .top_p = 1, .repetition_penalty = 1,
+                       .max_new_tokens = 6, .seed = 3};
+    int *first = borrow(TOGETHER * 6, sizeof *first); // (TOGETHER, 6)
+    int equal = 0, changed = 0;
+    for (int again = 0; again < 2; again++) {
+        complete(model, a, tok, answer, TOGETHER, &random, false);
+        for (int i = 0; i < TOGETHER; i++) {
+            const int *drawn = answer[i].ids.id + answer[i].prompt; // (6)
+            if (again) changed += memcmp(first + i * 6, drawn, 6 * sizeof *drawn) != 0;
+            memcpy(first + i * 6, drawn, 6 * sizeof *drawn);
+            if (i % 2) equal += !memcmp(first + (i - 1) * 6, drawn, 6 * sizeof *drawn);
+        }
+    }
+    check_error(changed, 0, "%s: the same seed draws the same", name);
+    check_error(equal, 6, "%s: equal prompts get different answers", name); // of 2 * 32 pairs
+    release();
+}
+
+// Greedy answers that are drawn together are the same as those drawn alone, and those of the full
+// forward pass. Prompts have 3 to 5 tokens. Each occurs twice: complete() copies the cache of the
+// first to the second.
 static void check_drawing(const Variant *v) {
     enum { LONGEST_PROMPT = 5, NEW_TOKENS = 6 };
     Model *model = small_model(v, wide);
@@ -684,18 +734,23 @@ static void check_drawing(const Variant *v) {
     complete(model, a, &tok, answer, TOGETHER, &greedy, false);
     double error = together_error(model, a, answer);
 
-    int wrong = 0;
+    int wrong = 0, not_greedy = 0, wrong_length = 0;
     for (int i = 0; i < TOGETHER; i++) {
         const Ids *ids = &answer[i].ids;
         Answer alone = {.done = false};
         for (size_t t = 0; t < answer[i].prompt; t++) ids_push(&alone.ids, ids->id[t]);
         complete(model, a, &tok, &alone, 1, &greedy, false);
         wrong += alone.ids.n != ids->n || memcmp(alone.ids.id, ids->id, ids->n * sizeof *ids->id);
+        not_greedy += greedy_error(model, &alone);
+        wrong_length += alone.ids.n != alone.prompt + NEW_TOKENS;
         free(alone.ids.id);
         free(alone.text.s);
     }
     check_error(wrong, 0, "%s: %d answers drawn together", v->name, TOGETHER);
     check_error(error, 1e-5, "%s: logits of %d together", v->name, TOGETHER);
+    check_error(not_greedy, 0, "%s: each token is the best of the full pass", v->name);
+    check_error(wrong_length, 0, "%s: as many tokens as asked for", v->name);
+    check_random_drawing(model, a, &tok, answer, v->name);
     for (int i = 0; i < TOGETHER; i++) {
         free(answer[i].ids.id);
         free(answer[i].text.s);
@@ -754,7 +809,498 @@ static void check_packing(int bits) {
 }
 
 // =================================================================================================
-// 6. Golden files
+// 6. Training
+//
+// What a training step does with the gradients, and which rows it gets.
+// =================================================================================================
+
+// A step in several passes, the last one smaller, has the loss and the gradients of one pass. (With
+// a balance loss over the batch it has not: that is computed per pass.)
+static void check_passes(const Variant *v, Objective *objective, const void *own) {
+    Trial trial = trial_new(v);
+    Model *model = trial.model;
+    float *whole = borrow(model->n_params, sizeof *whole); // (n_params) of one pass
+    double loss = 0, worst = 0, largest = 0;
+    for (size_t pass_rows = ROWS; pass_rows > 0; pass_rows--) {
+        if (own && pass_rows % 2) continue; // pairs are not divided
+        memset(model->grads, 0, model->n_params * sizeof *model->grads);
+        Report r = accumulate_gradients(model, trial.acts, &trial.batch, pass_rows, objective, own);
+        if (pass_rows == ROWS) {
+            loss = r.loss + r.aux_loss;
+            memcpy(whole, model->grads, model->n_params * sizeof *whole);
+            for (size_t i = 0; i < model->n_params; i++) largest = fmax(largest, fabs(whole[i]));
+        }
+        worst = larger_error(worst, fabs(r.loss + r.aux_loss - loss) / loss);
+        worst = larger_error(worst, largest_difference(model->grads, whole, model->n_params) /
+                                    largest);
+    }
+    check_error(worst, PRECISE ? 1e-12 : 1e-5, "%s%s: a step in several passes",
+                own ? "DPO, " : "", v->name);
+    trial_free(&trial);
+    release();
+}
+
+// One step of AdamW, computed by hand for all weights. Only matrices decay.
+static double step_error(Trial *trial, const AdamW *o, double gradient) {
+    Model *model = trial->model;
+    size_t n = model->n_params;
+    double norm = gradient * sqrt(n), worst = 0;
+    double shrink = o->clip > 0 && norm > o->clip ? o->clip / (norm + 1e-6) : 1;
+    float *before = borrow(n, sizeof *before);
+    memcpy(before, model->params, n * sizeof *before);
+    for (size_t i = 0; i < n; i++) {
+        model->grads[i] = i % 2 ? gradient : -gradient;
+        model->moment1[i] = 0.01;
+        model->moment2[i] = 0.0004;
+    }
+    adamw_step(model, o, norm);
+
+    for (const Tensor *t = model->tensor; t < model->tensor + model->n_tensors; t++)
+        for (size_t i = t->offset; i < t->offset + tensor_size(t); i++) {
+            double g = shrink * (i % 2 ? gradient : -gradient);
+            double m = o->beta1 * 0.01 + (1 - o->beta1) * g;
+            double v = o->beta2 * 0.0004 + (1 - o->beta2) * g * g;
+            double w = before[i] * (1 - o->lr * (is_matrix(t) ? o->weight_decay : 0)) -
+                       o->lr * m / (1 - pow(o->beta1, o->step)) /
+                       (sqrt(v / (1 - pow(o->beta2, o->step))) + o->eps);
+            worst = larger_error(worst, fabs(model->params[i] - w));
+            worst = larger_error(worst, fabs(model->moment1[i] - m));
+            worst = larger_error(worst, fabs(model->moment2[i] - v));
+            worst = larger_error(worst, fabs(model->grads[i])); // cleared
+        }
+    release();
+    return worst;
+}
+
+static void check_optimizer(void) {
+    static const struct { const char *name; double clip, gradient; long step; } cases[] = {
+        {"AdamW, first step", 0, 0.02, 1}, {"AdamW, step 10", 0, 0.02, 10},
+        {"AdamW, clipped", 0.1, 0.5, 3}, {"AdamW, below the limit", 100, 0.02, 3}};
+    Trial trial = trial_new(&check_variant[0]);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        AdamW o = {0.01, 0.9, 0.95, 1e-8, 0.3, cases[i].clip, cases[i].step};
+        check_error(step_error(&trial, &o, cases[i].gradient), 2e-6, "%s", cases[i].name);
+    }
+    trial_free(&trial);
+
+    // Warm-up rises in a line; the cosine ends at a tenth and has its middle half-way.
+    double error = fabs(schedule(2, 5, 1000, 10) / schedule(2, 5, 1000, 0) - 0.5);
+    error = fmax(error, fabs(schedule(2, 10, 1000, 10) - schedule(2, 10, 1000, 0)));
+    error = fmax(error, fabs(schedule(2, 500, 1000, 10) - 1.1));
+    error = fmax(error, fabs(schedule(2, 1000, 1000, 10) - 0.2));
+    check_error(error, 1e-12, "the schedule of the learning rate");
+}
+
+// The weights at the start: random matrices of the right spread, norms of 1, other numbers for each
+// tensor and seed.
+static void check_start(void) {
+    Config c = config_preset("tiny");
+    config_complete(&c, "tiny");
+    Model *model = model_new(c), *other = model_new(c);
+    model_allocate(model, false, 32);
+    model_allocate(other, false, 32);
+    model_init(model, 1);
+    model_init(other, 2);
+    double spread = 0, norms = 0;
+    int equal = 0;
+    for (int i = 0; i < model->n_tensors; i++) {
+        const Tensor *t = &model->tensor[i];
+        size_t n = tensor_size(t);
+        for (size_t k = 0; k < n && !is_matrix(t); k++) norms = fmax(norms, fabs(t->weight[k] - 1));
+        if (!is_matrix(t)) continue;
+        bool adds = strstr(t->name, "o_proj") || strstr(t->name, "down_proj");
+        double want = 0.02 / (adds ? sqrt(2 * model->L) : 1);
+        double got = sqrt(sum_of_squares(t->weight, n) / n);
+        spread = larger_error(spread, fabs(got / want - 1) * sqrt(2 * n)); // in standard errors
+        equal += !memcmp(t->weight, other->tensor[i].weight, n * sizeof(float));
+        if (i > 0 && tensor_size(t - 1) == n)
+            equal += !memcmp(t->weight, t[-1].weight, n * sizeof(float));
+    }
+    check_error(spread, 5, "standard deviations at the start, in their errors");
+    check_error(norms, 0, "norms at the start");
+    check_error(equal, 0, "every tensor and every seed has other numbers");
+    model_free(model);
+    model_free(other);
+}
+
+enum { DATA_IDS = 331, DATA_ROWS = 46 };
+
+// Made-up tokens: id i is i + 1, so a row tells where it comes from. Documents of 3 to 9 ids.
+static Data made_up_data(enum Unit unit, uint64_t seed) {
+    int *id = borrow(DATA_IDS, sizeof *id);
+    Document *document = borrow(DATA_ROWS, sizeof *document);
+    size_t to = 0;
+    for (int i = 0; i < DATA_IDS; i++) id[i] = (i + 1) | TRAINED;
+    for (int d = 0; d < DATA_ROWS; d++) {
+        document[d] = (Document){.from = to, .to = to + 3 + splitmix64(d) % 7};
+        to = document[d].to;
+    }
+    return (Data){.train = {id, document, DATA_IDS, DATA_ROWS, DATA_ROWS}, .unit = unit, .T = 9,
+                  .seed = splitmix64(seed)};
+}
+
+// The rows of an epoch: writes the first id of each row into first (DATA_ROWS), and returns how
+// many there are, or 0 if a row is wrong: its targets are not the ids that follow, its end is
+// missing, or a step has another size than it should. Adds the padding.
+static size_t epoch_rows(Data *d, size_t units_per_step, int *first, size_t *padding) {
+    size_t rows_per_unit = d->unit == PAIR ? 2 : 1, n = 0;
+    Batch b = batch_new(units_per_step * rows_per_unit, d->T);
+    do {
+        data_fill(d, &b, units_per_step);
+        size_t left = d->n_units - (d->next - b.rows / rows_per_unit);
+        bool right = b.rows == min_size(left, units_per_step) * rows_per_unit;
+        size_t n_targets = 0;
+        for (size_t r = 0; r < b.rows && right; r++) {
+            const int *ids = b.ids + r * b.T, *target = b.target + r * b.T; // (T) each
+            size_t length = b.length[r], expected = d->T;
+            for (size_t i = 0; i < d->train.n; i++)
+                if (d->unit != WINDOW && (int)d->train.document[i].from + 1 == ids[0])
+                    expected = d->train.document[i].to - d->train.document[i].from - 1;
+            for (size_t t = 0; t < b.T; t++) {
+                int id = t < length ? ids[0] + (int)t : 0, next = t < length ? id + 1 : -1;
+                right &= ids[t] == id && target[t] == next;
+            }
+            right &= length == expected;
+            n_targets += length;
+            *padding += b.T - length;
+            first[n++] = ids[0];
+        }
+        if (!right || n_targets != b.n_targets) n = d->n_units = d->next = 0;
+    } while (d->next < d->n_units);
+    batch_free(&b);
+    return n;
+}
+
+static int by_number(const void *a, const void *b) { return *(const int *)a - *(const int *)b; }
+
+// Three epochs. In each, every unit is visited once, in an order that is neither that of the file
+// nor that of another epoch or seed; the last step takes what is left.
+static void check_epochs(enum Unit unit, const char *name) {
+    enum { EPOCHS = 3, PER_STEP = 4 };
+    int first[EPOCHS + 1][DATA_ROWS], sorted[DATA_ROWS], wrong = 0, ordered = 0;
+    size_t n[EPOCHS + 1], padding = 0;
+    Data data = made_up_data(unit, 1), other = made_up_data(unit, 2);
+    for (int e = 0; e <= EPOCHS; e++)
+        n[e] = epoch_rows(e < EPOCHS ? &data : &other, PER_STEP, first[e], &padding);
+
+    for (int e = 0; e <= EPOCHS; e++) {
+        size_t bytes = n[e] * sizeof(int);
+        memcpy(sorted, first[e], bytes);
+        qsort(sorted, n[e], sizeof *sorted, by_number);
+        ordered += !memcmp(sorted, first[e], bytes);
+        for (int k = 0; k < e; k++) ordered += !memcmp(first[k], first[e], bytes);
+
+        if (unit == WINDOW) { // windows follow each other, from a start that is another each time
+            wrong += n[e] != (DATA_IDS - sorted[0]) / data.T || sorted[0] > (int)data.T;
+            for (size_t i = 1; i < n[e]; i++) wrong += sorted[i] != sorted[i - 1] + (int)data.T;
+            for (int k = 0; k < e; k++) ordered += n[e] == n[k] && first[k][0] == first[e][0];
+            continue;
+        }
+        wrong += n[e] != DATA_ROWS;
+        for (size_t i = 0; i < n[e]; i++)
+            wrong += sorted[i] != (int)data.train.document[i].from + 1;
+        for (size_t i = 0; unit == PAIR && i + 1 < n[e]; i += 2) { // chosen, then rejected
+            size_t d = 0;
+            while (d + 1 < DATA_ROWS && (int)data.train.document[d].from + 1 != first[e][i]) d++;
+            wrong += d % 2 || first[e][i + 1] != (int)data.train.document[d + 1].from + 1;
+        }
+    }
+    check_error(wrong, 0, "%s: each once in an epoch", name);
+    check_error(ordered, 0, "%s: shuffled, and each time anew", name);
+    if (unit == DOCUMENT)
+        check_error((double)padding / (EPOCHS + 1) / DATA_IDS, 0.12, "%s: share of padding", name);
+    free(data.order);
+    free(other.order);
+    release();
+}
+
+// Which token a random number draws: the one whose interval contains it.
+static void check_intervals(void) {
+    enum { N = 50 };
+    float logits[N], probs[N];
+    Sampling s = {.temperature = 1, .top_p = 0.9, .top_k = 30, .repetition_penalty = 1};
+    int wrong = 0;
+    for (int i = 0; i < N; i++) logits[i] = 2 * gaussian(1, i);
+    sampling_distribution(probs, logits, N, NULL, 0, &s);
+    double sum = 0;
+    for (int v = 0; v < N; v++) {
+        if (probs[v] > 0) wrong += sample_token(probs, N, sum + 0.5 * probs[v]) != v;
+        sum += probs[v];
+    }
+    wrong += probs[sample_token(probs, N, 1)] == 0; // rounding can leave a rest
+    check_error(wrong, 0, "a random number and the token that it draws");
+    check_error(fabs(sum - 1), 1e-6, "sum of the probabilities");
+}
+
+// =================================================================================================
+// 7. Files
+// =================================================================================================
+
+static char folder[] = "/tmp/minimind-check-XXXXXX";
+
+static void write_text(const char *name, const char *s) {
+    write_file(folder, name, &(Text){(char *)s, strlen(s), 0});
+}
+
+// The number of fields in which two configurations differ.
+static int config_difference(const Config *a, const Config *b) {
+    int n = 0;
+    for (const Field *f = config_field; f < config_field + CONFIG_FIELDS; f++) {
+        bool unused = is_yarn_field(f) && !a->yarn && !b->yarn;
+        n += !unused && field_get(a, f) != field_get(b, f);
+    }
+    return n;
+}
+
+// What is saved is what is loaded: a configuration, and every bit of the weights.
+static void check_round_trip(const Variant *v) {
+    Tokenizer tok = {.bos = 1, .eos = 2, .pad = -1};
+    Model *model = small_model(v, "");
+    config_save(&model->config, &tok, folder);
+    weights_save(model, folder);
+    Config c = config_load(folder);
+    Model *back = model_new(c);
+    model_allocate(back, false, 32);
+    weights_load(back, folder);
+    int wrong = config_difference(&model->config, &c) + (back->n_params != model->n_params);
+    wrong += memcmp(back->params, model->params, model->n_params * sizeof(float)) != 0;
+    check_error(wrong, 0, "%s: saved and loaded", v->name);
+    model_free(model);
+    model_free(back);
+}
+
+// The bits of a number that the format can hold exactly.
+static uint64_t encode_float(double x, int exponent_bits, int mantissa_bits) {
+    int exponent;
+    double fraction = frexp(fabs(x), &exponent); // 0.5 .. 1, or 0
+    if (x == 0) return 0;
+    uint64_t top = (uint64_t)(exponent - 1 + (1 << (exponent_bits - 1)) - 1);
+    uint64_t mantissa = (uint64_t)ldexp(2 * fraction - 1, mantissa_bits);
+    return (uint64_t)(x < 0) << (exponent_bits + mantissa_bits) | top << mantissa_bits | mantissa;
+}
+
+// Weights in another number format, with the tensors in another order than that of the table.
+static void check_format(const char *dtype, int bytes, int exponent_bits, int mantissa_bits) {
+    Model *model = small_model(&check_variant[0], ""), *back = model_new(model->config);
+    Text head = {0}, body = {0};
+    model_allocate(back, false, 32);
+    for (size_t i = 0; i < model->n_params; i++)
+        model->params[i] = ((int)(splitmix64(i) % 257) - 128) / 64.0;
+
+    text_printf(&head, "{");
+    for (int i = model->n_tensors - 1; i >= 0; i--) {
+        const Tensor *t = &model->tensor[i];
+        text_printf(&head, "%s\"%s\": {\"dtype\": \"%s\", \"shape\": [", head.len > 1 ? ", " : "",
+                    t->name, dtype);
+        if (is_matrix(t)) text_printf(&head, "%zu, ", t->rows);
+        text_printf(&head, "%zu], \"data_offsets\": [%zu, %zu]}", t->cols, body.len,
+                    body.len + tensor_size(t) * bytes);
+        for (size_t k = 0; k < tensor_size(t); k++) {
+            uint64_t bits = encode_float(t->weight[k], exponent_bits, mantissa_bits);
+            text_append(&body, (const char *)&bits, bytes);
+        }
+    }
+    text_printf(&head, "}");
+    uint64_t length = head.len;
+    Text file = {0};
+    text_append(&file, (const char *)&length, sizeof length);
+    text_append(&file, head.s, head.len);
+    text_append(&file, body.s, body.len);
+    write_file(folder, "model.safetensors", &file);
+    weights_load(back, folder);
+    check_error(largest_difference(back->params, model->params, model->n_params), 0,
+                "weights in %s", dtype);
+    free(head.s);
+    free(body.s);
+    free(file.s);
+    model_free(model);
+    model_free(back);
+}
+
+// Numbers that are not ordinary: denormal, infinite, no number; and all 2^16 of bf16.
+static void check_number_formats(void) {
+    static const struct { uint64_t bits; double value; } half[] = {
+        {0x0000, 0}, {0x0001, 0x1p-24}, {0x03FF, 0x3FFp-24}, {0x0400, 0x1p-14}, {0x3C00, 1},
+        {0xC000, -2}, {0x3555, 0x555p-12}, {0x7BFF, 65504}, {0x7C00, INFINITY}, {0xFC00, -INFINITY}};
+    double worst = 0;
+    for (size_t i = 0; i < sizeof half / sizeof *half; i++) {
+        float got = decode_float(half[i].bits, 5, 10);
+        if (got != (float)half[i].value) worst = 1;
+    }
+    if (!isnan(decode_float(0x7E00, 5, 10))) worst = 1;
+    check_error(worst, 0, "16 bits, IEEE");
+
+    worst = 0;
+    for (uint32_t bits = 0; bits < 0x10000; bits++) {
+        uint32_t whole = bits << 16;
+        float got = decode_float(bits, 8, 7);
+        __typeof__(1.0f) want;
+        memcpy(&want, &whole, sizeof whole);
+        if (got != want && !(isnan(got) && isnan(want))) worst = 1;
+    }
+    check_error(worst, 0, "16 bits, the upper half of a float");
+}
+
+// config.json as other programs write it, and what has to be read from it.
+static const struct { const char *name, *json, *fields; } config_case[] = {
+    {"Qwen3",
+     "\"model_type\": \"qwen3\", \"hidden_size\": 64, \"num_hidden_layers\": 3, "
+     "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"head_dim\": 32, \"vocab_size\": 99, "
+     "\"intermediate_size\": 96, \"max_position_embeddings\": 128, \"rms_norm_eps\": 1e-5, "
+     "\"rope_theta\": 5000, \"tie_word_embeddings\": true, \"hidden_act\": \"silu\", "
+     "\"attention_bias\": false, \"rope_scaling\": null, \"use_sliding_window\": false",
+     "hidden_size=64 num_hidden_layers=3 num_attention_heads=4 num_key_value_heads=2 head_dim=32 "
+     "vocab_size=99 intermediate_size=96 max_position_embeddings=128 rms_norm_eps=1e-5 "
+     "rope_theta=5000 norm_topk_prob=0"},
+    {"Qwen3 with defaults",
+     "\"model_type\": \"qwen3\", \"hidden_size\": 64, \"num_attention_heads\": 4, "
+     "\"intermediate_size\": 96, \"tie_word_embeddings\": true",
+     "hidden_size=64 num_attention_heads=4 num_key_value_heads=4 intermediate_size=96 "
+     "rope_theta=1e4 norm_topk_prob=0"},
+    {"Llama",
+     "\"model_type\": \"llama\", \"hidden_size\": 64, \"num_attention_heads\": 4, "
+     "\"num_key_value_heads\": 1, \"intermediate_size\": 96, \"tie_word_embeddings\": true",
+     "hidden_size=64 num_attention_heads=4 num_key_value_heads=1 intermediate_size=96 qk_norm=0 "
+     "rope_theta=1e4 norm_topk_prob=0"},
+    {"Qwen3-MoE",
+     "\"model_type\": \"qwen3_moe\", \"hidden_size\": 64, \"num_attention_heads\": 4, "
+     "\"num_experts\": 8, \"num_experts_per_tok\": 3, \"moe_intermediate_size\": 48, "
+     "\"norm_topk_prob\": true, \"intermediate_size\": 96, \"tie_word_embeddings\": true, "
+     "\"router_aux_loss_coef\": 0.01",
+     "hidden_size=64 num_attention_heads=4 num_key_value_heads=4 num_experts=8 use_moe=1 "
+     "num_experts_per_tok=3 moe_intermediate_size=48 norm_topk_prob=1 intermediate_size=96 "
+     "router_aux_loss_coef=0.01 rope_theta=1e4"},
+    {"MiniMind-3",
+     "\"model_type\": \"minimind\", \"hidden_size\": 64, \"num_attention_heads\": 4, "
+     "\"num_key_value_heads\": 2, \"use_moe\": true, \"num_local_experts\": 6",
+     "hidden_size=64 num_attention_heads=4 num_key_value_heads=2 use_moe=1 num_experts=6 "
+     "norm_topk_prob=1"},
+    {"MiniMind2, MoE",
+     "\"hidden_size\": 64, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, "
+     "\"use_moe\": true, \"n_routed_experts\": 6, \"num_experts_per_tok\": 2, "
+     "\"n_shared_experts\": 1, \"scoring_func\": \"softmax\", \"aux_loss_alpha\": 0.2, "
+     "\"norm_topk_prob\": true",
+     "hidden_size=64 num_attention_heads=4 num_key_value_heads=2 use_moe=1 num_experts=6 "
+     "num_experts_per_tok=2 n_shared_experts=1 router_aux_loss_coef=0.2 seq_aux=1 qk_norm=0 "
+     "norm_topk_prob=1"},
+    {"YaRN in rope_scaling",
+     "\"hidden_size\": 64, \"num_attention_heads\": 4, \"max_position_embeddings\": 256, "
+     "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4, \"beta_fast\": 16, \"beta_slow\": 2, "
+     "\"original_max_position_embeddings\": 64, \"attention_factor\": 1.25}",
+     "hidden_size=64 num_attention_heads=4 max_position_embeddings=256 yarn=1 yarn_factor=4 "
+     "yarn_beta_fast=16 yarn_beta_slow=2 yarn_original_max=64 yarn_attention_factor=1.25 "
+     "norm_topk_prob=1"},
+    {"YaRN in rope_parameters",
+     "\"model_type\": \"qwen3\", \"hidden_size\": 64, \"num_attention_heads\": 4, "
+     "\"tie_word_embeddings\": true, \"max_position_embeddings\": 256, \"rope_parameters\": "
+     "{\"rope_type\": \"yarn\", \"rope_theta\": 777, \"factor\": 4, "
+     "\"original_max_position_embeddings\": 64}",
+     "hidden_size=64 num_attention_heads=4 num_key_value_heads=4 max_position_embeddings=256 "
+     "rope_theta=777 yarn=1 yarn_factor=4 yarn_original_max=64 yarn_attention_factor=-1 "
+     "norm_topk_prob=0"},
+};
+enum { CONFIG_CASES = sizeof config_case / sizeof *config_case };
+
+static void check_configs(void) {
+    for (int i = 0; i < CONFIG_CASES; i++) {
+        char *json = format("{%s}", config_case[i].json);
+        write_text("config.json", json);
+        Config got = config_load(folder), want = config_preset("minimind3");
+        config_parse(&want, "vocab_size=1024", "case");
+        config_parse(&want, config_case[i].fields, "case");
+        config_complete(&want, "case");
+        if (!strstr(json, "vocab_size")) got.vocab_size = want.vocab_size; // set by the tokenizer
+        check_error(config_difference(&got, &want), 0, "config.json of %s", config_case[i].name);
+        free(json);
+    }
+}
+
+static void check_files(void) {
+    if (!mkdtemp(folder)) die("%s: cannot be made", folder);
+    for (const Variant *v = check_variant; v < check_variant + VARIANTS; v++) check_round_trip(v);
+    check_configs();
+    Config c = small_config(&check_variant[0], "");
+    config_save(&c, &(Tokenizer){.bos = -1, .eos = -1, .pad = -1}, folder);
+    check_format("F64", 8, 11, 52);
+    check_format("F32", 4, 8, 23);
+    check_format("BF16", 2, 8, 7);
+    check_format("F16", 2, 5, 10);
+    check_number_formats();
+
+    static const char *const made[] = {"config.json", "generation_config.json", "model.safetensors"};
+    for (int i = 0; i < 3; i++) {
+        char *path = format("%s/%s", folder, made[i]);
+        remove(path);
+        free(path);
+    }
+    if (rmdir(folder)) die("%s: holds files that nobody should have left there", folder);
+}
+
+// =================================================================================================
+// 8. Answers
+// =================================================================================================
+
+// Whether an answer counts as right, where "7", "a b" and "1234.5" are accepted.
+static void check_right_answers(void) {
+    static const struct { const char *said; bool right; } cases[] = {
+        {"7", true}, {" 7\n", true}, {"7.", true}, {"$7", true}, {"a b", true}, {"a b.\n", true},
+        {"1,234.5", true}, {"$1,234.5", true}, {"", false}, {".", false}, {"77", false},
+        {"7 7", false}, {"a", false}, {"b", false}, {"ab", false}, {"A b", false}, {"7a b", false},
+        {"7\x1E" "a b", false}, {"12345", false}, {"1234,5", false}};
+    Text accepted = {0};
+    int wrong = 0;
+    add_accepted(&accepted, "7", 1);
+    add_accepted(&accepted, " a b. ", 6);
+    add_accepted(&accepted, "$1,234.5", 8);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        if (!strchr(cases[i].said, '\x1E'))
+            wrong += answer_is(cases[i].said, &accepted) != cases[i].right;
+    check_error(wrong, 0, "answers that count as right");
+    free(accepted.s);
+}
+
+// GRPO's rewards, and the advantages in a group.
+static void check_rewards(void) {
+    static const struct { const char *text; bool done, think; double reward; } cases[] = {
+        {"7", true, false, 1.25}, {"7", false, false, 0}, {"8", true, false, 0.25},
+        {"so</think>7", true, true, 1.25}, {"7", true, true, 0}, {"so</think>8", true, true, 0.25},
+        {"a</think>b</think>7", true, true, 0}, {"so</think>\n\n7", true, true, 1.25}};
+    Text accepted = {0};
+    double worst = 0;
+    add_accepted(&accepted, "7", 1);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Answer x = {.done = cases[i].done, .accepted = accepted,
+                    .text = {(char *)cases[i].text, strlen(cases[i].text), 0}};
+        bool right;
+        double reward = answer_reward(&x, cases[i].think, &right);
+        worst = larger_error(worst, fabs(reward - cases[i].reward));
+        worst = larger_error(worst, right != (reward > 1));
+    }
+    free(accepted.s);
+    check_error(worst, 0, "GRPO's rewards");
+
+    double group[4] = {1, 0, 0, 1}, same[3] = {0.25, 0.25, 0.25};
+    group_advantages(group, 4);
+    group_advantages(same, 3);
+    worst = fabs(group[0] - 1 / (1 + 2e-4)) + fabs(group[1] + 1 / (1 + 2e-4));
+    worst += fabs(group[0] - group[3]) + fabs(same[0]) + fabs(same[2]);
+    check_error(worst, 1e-12, "GRPO's advantages");
+}
+
+// Means and their standard errors.
+static void check_means(void) {
+    Figures f = {0};
+    double x[3] = {1, 2, 3}, y[3] = {1, 1, 2};
+    double ratio = add_ratio(&f, "ratio", x, y, 3, 10); // residuals -0.5, 0.5, 0
+    double share = add_share(&f, "share", 3, 4);
+    double worst = fabs(ratio - 15) + fabs(share - 0.75);
+    worst += fabs(f.figure[0].value - 15) + fabs(f.figure[0].error - 10 * sqrt(0.75) / 4);
+    worst += fabs(f.figure[1].value - 75) + fabs(f.figure[1].error - 25);
+    check_error(worst, 1e-12, "means and their errors");
+}
+
+// =================================================================================================
+// 9. Golden files
 // =================================================================================================
 
 #include "golden.c" // reads the files, computes their numbers and compares them
@@ -781,6 +1327,23 @@ static void check_everything(void) {
         check_decoding(v);
         check_drawing(v);
     }
+
+    double ref_sum[ROWS] = {-12, -11, -13, -10};
+    check_passes(&check_variant[0], next_token_loss, NULL);
+    check_passes(&check_variant[8], next_token_loss, NULL);  // sequence balance
+    check_passes(&check_variant[11], next_token_loss, NULL); // the same with padding
+    check_passes(&check_variant[0], dpo_loss, &(Preferences){.beta = 0.3, .ref_sum = ref_sum});
+    check_optimizer();
+    check_start();
+    check_epochs(WINDOW, "windows");
+    check_epochs(DOCUMENT, "documents");
+    check_epochs(PAIR, "pairs");
+    check_intervals();
+
+    check_files();
+    check_right_answers();
+    check_rewards();
+    check_means();
     if (PRECISE) return; // the book packs floats of 32 bits only
     check_packing(16);
     check_packing(8);
