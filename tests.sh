@@ -1043,7 +1043,7 @@ group_options() {
 stage() { # stage COMMAND MODEL OUT OPTION...
     command=$1 from=$2 to=$3
     shift 3
-    program=minimind held=${file:-$command}
+    program=minimind held=${held_file:-$command}
     if [ $command = grpo ]; then program=lab/grpo command=; fi
     $program $command --model "$from" --out "$to" "$@" --held-out "world/${held}_held_out.jsonl"
 }
@@ -1067,9 +1067,9 @@ group_stages() {
     check "dpo" stage dpo sft dpo --data world/dpo.jsonl --lr 1e-4
     check "nearly every held-out pair has a positive margin" awk -F, 'END {exit $NF < 0.95}' \
         dpo/train.csv
-    file=reason
+    held_file=reason
     check "thinking" stage sft dpo think --data world/reason.jsonl --steps 60 --lr 2e-3
-    file=
+    held_file=
     grpo='--data world/grpo.jsonl --think 1 --batch 2 --num-generations 4 --max-new-tokens 40'
     check "grpo" stage grpo think grpo $grpo --steps 4 --lr 1e-3
     check "its reference stays: the distance from it is 0 first, and never again" sh -c \
@@ -1152,8 +1152,8 @@ group_memory() {
         check "tokenizer train" tokenizer-san train --vocab 600 --out san random.txt
         check "tokenizer encode" tokenizer-san encode --tokenizer "$golden" "$golden/encode.jsonl"
         check "tokenizer chat" tokenizer-san chat --tokenizer "$golden" "$golden/chat.jsonl"
-        check "training" minimind-san sft --data rote.jsonl $use_golden --steps 2 --batch 2 \
-            --threads 1 --out san2 $small
+        check "training" minimind-san sft --model san --data rote.jsonl --steps 2 --batch 2 \
+            --threads 1 --out san2
         check "generating" minimind-san generate --model san2 --ask "a" --max-new-tokens 5
         check "eval" minimind-san eval --model san2 --task qa --data rote.jsonl --max-new-tokens 4
         export ASAN_OPTIONS=detect_leaks=0
@@ -1166,8 +1166,10 @@ group_memory() {
         head -20 "$golden/encode.jsonl" >few.jsonl
         check "valgrind: encoding" memcheck tokenizer-plain encode --tokenizer "$golden" few.jsonl
         check "valgrind: training a vocabulary" memcheck tokenizer-plain train --vocab 320 --out v few.jsonl
-        check "valgrind: training a model" memcheck minimind-plain pretrain --data few.jsonl \
-            $use_golden --steps 1 --batch 1 --seq 16 --out v --hidden-size 32 --num-hidden-layers 1
+        minimind-plain pretrain --data few.jsonl $use_golden --steps 1 --batch 1 --seq 16 --out v \
+            $small 2>log
+        check "valgrind: training a model" memcheck minimind-plain pretrain --model v \
+            --data few.jsonl --steps 1 --batch 1 --seq 16 --out v
         check "valgrind: generating" memcheck minimind-plain generate --model v --prompt "a" \
             --max-new-tokens 5
     else
