@@ -3,7 +3,7 @@
 #
 #     ./tests.sh                  all groups, two to three minutes on two cores
 #     ./tests.sh train files      some groups; each builds the programs that it needs
-#     ./tests.sh --stop train     ends at the first failure
+#     ./tests.sh --stop train     ends at the first failure; compiles quickly, for slow programs
 #
 # Needed are a C compiler and POSIX tools. Tests that need gcc, clang, gdb, valgrind or the folder
 # ../shared (other people's data, not part of this repository) are left out where they are missing,
@@ -430,8 +430,9 @@ all_ok() { "$@" >check.txt 2>&1; status=$?; grep -v '^ok' check.txt; return $sta
 
 group_check() {
     group "Gradients, pairs, decoding, training, files: notes/lab/check.c"
-    need lab/check lab/check-double
+    need lab/check-double
     check "everything, double: differences to 1e-6" all_ok lab/check-double --threads 1
+    need lab/check
     check "everything, float, all threads" all_ok lab/check
     check "the definitions themselves, double" all_ok lab/check-double --plain 1
 }
@@ -593,6 +594,9 @@ group_data() {
     check "rows longer than the context are counted" sh -c \
         'minimind sft --data ab.jsonl $1 --seq 8 --steps 1 --out tmp $2 2>&1 |
          grep -q "^89 rows were longer than 8 tokens and cut"' sh "$use_golden" "$small"
+    tokenise sft ab.jsonl --seq 8 2>log
+    says "and have as many tokens as fit, with the last target" "$((90 * 9))" sh -c \
+        'echo "$1" | wc -w | tr -d " "' sh "$(cached out/cache/*.ids)"
     for bad in '{"conversations": []}' '{"text": 5}' '{"foo": 1}' \
         '{"conversations": [{"role": "elf", "content": "x"}]}'; do
         printf '%s\n' "$bad" >bad.jsonl
@@ -657,8 +661,10 @@ group_train() {
     check "one thread" pretrain base --threads 1
     [ "$openmp" ] && check "two threads" pretrain two --threads 2 &&
         same "the same weights, bit for bit" base/model.safetensors two/model.safetensors
-    check "activations computed again" pretrain recompute --recompute 1 --threads 1
-    same "the same weights once more" base/model.safetensors recompute/model.safetensors
+    pretrain deep --threads 1 --num-hidden-layers 3 2>log
+    check "activations computed again" pretrain recompute --recompute 1 --threads 1 \
+        --num-hidden-layers 3
+    same "the same weights once more" deep/model.safetensors recompute/model.safetensors
     check "--plain 1 trains by the definitions" pretrain plain --plain 1
     check "the same loss to five digits" same_losses base/train.csv plain/train.csv 6 2e-5
     check "one pass of 6 rows" pretrain big --batch 6 $dense
@@ -683,6 +689,13 @@ group_train() {
         column loss changed/train.csv | tail -3 >got.txt
         differ "$option has an effect" want.txt got.txt
     done
+    for seed in 1 2; do
+        minimind pretrain --model base --data docs.jsonl --steps 3 --seq 16 --batch 4 --lr 0 \
+            --seed $seed --out order$seed 2>log
+    done
+    column loss order1/train.csv >want.txt
+    column loss order2/train.csv >got.txt
+    differ "--seed changes the order of the data" want.txt got.txt
     pretrain long --steps 30 --warmup 10 --lr 0.01 2>log
     check "the rate: a line for 10 steps, times the cosine to a tenth" sh -c \
         'awk -F, "NR > 1 {s = \$1; rise = s < 10 ? s / 10 : 1
@@ -704,9 +717,11 @@ group_train() {
     says "--until ends at the first measurement that reaches it" 2 sh -c \
         'wc -l <until/train.csv | tr -d " "'
     says "what was measured last is what eval finds" "same" sh -c '
-        minimind pretrain --data docs.jsonl --held-out docs.jsonl $1 --steps 3 --seq 32 --out e $2 2>log
+        sed "s/sum/difference/" docs.jsonl >held.jsonl
+        minimind pretrain --data docs.jsonl --held-out held.jsonl $1 --steps 9 --seq 32 --out e $2 \
+            2>log
         a=$(tail -1 e/train.csv | sed "s/.*,//")
-        b=$(minimind eval --model e --data docs.jsonl | awk "/^bits per byte/ {print \$4}")
+        b=$(minimind eval --model e --data held.jsonl | awk "/^bits per byte/ {print \$4}")
         awk "BEGIN {d = $a - $b; print d * d < 1e-9 * $a * $a ? \"same\" : \"$a $b\"}"' sh \
         "$use_golden" "$small"
 
@@ -1228,7 +1243,7 @@ group_shared() {
 # ---- the command line ---------------------------------------------------------------------------
 
 if [ "$1" = --stop ]; then
-    stop=yes
+    stop=yes fast="-O1 $native $openmp"
     shift
 fi
 for wanted in "$@"; do
