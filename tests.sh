@@ -426,7 +426,12 @@ group_template() {
 
 # ---- the mathematics ----------------------------------------------------------------------------
 
-all_ok() { "$@" >check.txt 2>&1; status=$?; grep -v '^ok' check.txt; return $status; }
+all_ok() { # all_ok CHECK OPTION...: the lines that are not ok are shown
+    "$@" ${stop:+--stop 1} >check.txt 2>&1
+    status=$?
+    grep -v '^ok' check.txt | head -5
+    return $status
+}
 
 group_check() {
     group "Gradients, pairs, decoding, training, files: notes/lab/check.c"

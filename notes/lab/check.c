@@ -42,6 +42,10 @@
 
 enum { PRECISE = sizeof(float) == 8 }; // compiled for double
 
+static struct { long stop; } own_options;
+static const Field check_options[] = {
+    {"stop", "*", 'i', 0, 0, 1, 0, "1: end at the first failure"}};
+
 static int n_passed, n_failed;
 
 // One line of the output.
@@ -57,6 +61,7 @@ static void check_error(double error, double limit, const char *what, ...) {
     if (ok) n_passed++;
     else n_failed++;
     printf("%-6s %-64s error %8.2e  limit %8.2e\n", ok ? "ok" : "FAILED", name, error, limit);
+    if (!ok && own_options.stop) exit(1);
 }
 
 // The larger of two errors; NaN if one is NaN, while fmax() would drop it.
@@ -1352,12 +1357,13 @@ static void check_everything(void) {
 int main(int argc, char **argv) {
     program = "check";
     if (argc > 1 && (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help"))) {
-        printf("usage: check [--plain 1] [--threads N] [FILE or FOLDER]...\n");
+        printf("usage: check [--plain 1] [--threads N] [--stop 1] [FILE or FOLDER]...\n");
         return 0;
     }
     Options options = {0};
     char **files = xcalloc((size_t)argc + 1, sizeof *files); // ends with NULL
-    read_options(argv + 1, '*', &options, (OptionSet){0}, files);
+    read_options(argv + 1, '*', &options, (OptionSet){check_options, 1, '*', &own_options, NULL},
+                 files);
     for (char **file = files; *file; file++) check_path(*file);
     if (!*files) check_everything();
     free(files);

@@ -40,7 +40,8 @@ try() {
     if substitute <"$root/$source" >"project/$source"; then
         limit=$(command -v timeout >/dev/null && echo "timeout 900")
         $limit project/tests.sh --stop $group >result 2>&1
-        caught=$(sed -n 's/^  FAILED  //p' result | head -1)
+        caught=$(sed -n '/^  FAILED  /{s///p; n; s/^ *FAILED \(.*\)  *error .*/: \1/p; q; }' result |
+            tr -d '\n' | tr -s ' ')
         if [ "$caught" ]; then verdict="caught by: $caught"
         elif grep -q '^[0-9]* passed, 0 failed' result; then verdict=SURVIVED
         else verdict="caught by: tests.sh did not end"; fi
