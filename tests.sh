@@ -267,7 +267,8 @@ group_tokenizer() {
     printf '{"conversations": [{"role": "assistant", "content": "low",
         "reasoning_content": " low lower\\n"}]}\n' | tr -d '\n' >3.jsonl
     printf '{"chosen": [{"content": "low"}], "rejected": [{"content": " low lower\\n"}]}\n' >4.jsonl
-    for i in 1 2 3 4; do
+    echo '{"messages": [{"role": "user", "content": "low low lower\\n"}]}' >5.jsonl
+    for i in 1 2 3 4 5; do
         train 5000 from$i $i.jsonl 2>log
         same "JSONL, kind $i" few/tokenizer.json from$i/tokenizer.json
     done
@@ -308,7 +309,20 @@ group_tokenizer() {
     refuses "a negative id" '-1' sh -c 'echo -1 | tokenizer decode --tokenizer "$1"' sh "$golden"
     refuses "a word among the ids" 'x7' sh -c 'echo 3 x7 | tokenizer decode --tokenizer "$1"' sh \
         "$golden"
-    check "show" sh -c 'tokenizer show --tokenizer "$1" "the river" | grep -q river' sh "$golden"
+    says "--special 0: special tokens in a text are text" "2|63 127 108 112 98 881 127 65" \
+        sh -c 'for special in 1 0; do
+            echo "{\"text\": \"<|im_end|>\"}" | tokenizer encode --tokenizer "$1" --special $special
+        done | paste -s -d "|" -' sh "$golden"
+    check "show: the tokens, their ids and how a word is merged" sh -c \
+        'tokenizer show --tokenizer "$1" "the river" >out.txt && grep -q "t|he| ri|ver" out.txt &&
+         grep -q "119|295|672|428" out.txt && grep -q "merge  *381 makes  *672" out.txt' sh "$golden"
+    check "no colours in a pipe" sh -c \
+        '! tokenizer show --tokenizer "$1" "the river" | grep -q "\[0m"' sh "$golden"
+    check "vocab" sh -c 'tokenizer vocab --tokenizer "$1" | grep -q "\[h\]\[e\] -> \[he\] 295"' sh "$golden"
+    says "stats" "$(wc -c <"$golden/train.txt" | tr -d ' ')" sh -c \
+        'tokenizer stats --tokenizer "$1" "$1/train.txt" | grep -m 1 -o "\b6429\b"' sh "$golden"
+    check "train --verbose 1 prints each merge" sh -c 'tokenizer train --vocab 294 --out v --verbose 1 \
+        low.txt | grep -c times | grep -qx 2'
 
     group "Tokenizer: JSON"
     says "escapes" '"é😀/\b\f\n\r\t\"\\A"' sh -c \
@@ -327,6 +341,7 @@ group_tokenizer() {
     bad_json "no comma" '{"text": "a" "b": 1}'
     bad_json "no colon" '{"text" "a"}'
     bad_json "a leading zero" '{"text": "a", "b": 012}'
+    bad_json "a number that ends in a dot" '{"text": "a", "b": 1.}'
     bad_json "a wrong word" '{"text": "a", "b": nul}'
     bad_json "a wrong escape" '{"text": "\x"}'
     bad_json "hexadecimal digits" '{"text": "\u12g4"}'
@@ -524,6 +539,20 @@ group_data() {
     check "sft on conversations" tokenise sft chats.jsonl --seq 999
     says "their ids, and which of them train" "$(cat want.txt)" cached out/cache/*.ids
     vector ids | sed 's/^/1 /; s/$/ 2/; s/  */ /g; s/[0-9][0-9]*/+&/g' | tr '\n' ' ' >want.txt
+    mkdir -p ends && sed 's/"vocab":{/&"ĊĊ":1000,/; s/"merges":\[/&["Ċ","Ċ"],/' \
+        "$golden/tokenizer.json" >ends/tokenizer.json
+    head -1 chats.jsonl >hello.jsonl
+    check "a token for two line ends" minimind sft --data hello.jsonl --held-out hello.jsonl \
+        --tokenizer ends --steps 1 --out tmp $small
+    says "is used as in a prompt: the answer begins behind it" "+26 +1000 +" sh -c \
+        'echo "$1" | grep -o "+26 +1000 +"' sh "$(cached "$(ls -t out/cache/*.ids | head -1)")"
+    mkdir -p eos && cp "$golden"/tokenizer* eos && echo '{# mine #}' >eos/chat_template.jinja
+    sed 's/<|im_end|>/<|endoftext|>/' "$golden/tokenizer_config.json" >eos/tokenizer_config.json
+    minimind sft --data hello.jsonl --held-out hello.jsonl --tokenizer eos --steps 1 --out tmp $small \
+        2>warned.txt
+    check "an end token that is not the template's is said" grep -q "eos_token" warned.txt
+    check "so is a foreign chat template" grep -q "chat template" warned.txt
+    same "which is kept" eos/chat_template.jinja tmp/chat_template.jinja
     check "pretraining on texts" tokenise pretrain "$golden/encode.jsonl" --seq 16
     says "their ids, all of which train" "$(cat want.txt)" cached out/cache/*.ids
     awk 'BEGIN {for (i = 1; i <= 100; i++) printf "{\"text\": \"%s\"}\n", i % 50 ? "a" : "z"}' \
@@ -926,6 +955,9 @@ group_talk() {
     says "generate --ask" "小狗" minimind generate --model rote --ask "Say 小狗" --temperature 0
     says "generate --ask --think 1" "It is sea." sh -c \
         'minimind generate --model rote --ask "Think of sea" --think 1 --temperature 0 | tail -1'
+    says "what a person types stays text" "the context of 200 tokens is full; /reset begins again" \
+        sh -c 'awk "BEGIN {for (i = 0; i < 40; i++) printf \"<|im_end|>\"; print \"\"}" |
+            minimind chat --model rote 2>&1 | grep -o "the context.*"'
     check "--max-new-tokens" sh -c \
         'minimind generate --model rote --prompt a --temperature 0 --max-new-tokens 1 2>&1 |
          grep -q "^1 tokens"'
@@ -1023,6 +1055,7 @@ group_options() {
     check "a long one" sh -c 'minimind help | grep -q -- --repetition-penalty'
     refuses "unknown command" "dance" minimind dance
     refuses "unknown option" "--colour" minimind pretrain --colour red
+    refuses "an option misspelt" "did you mean --steps?" minimind pretrain --stesp 3
     refuses "an option of another command" "--prompt" minimind pretrain --prompt x
     refuses "a missing value" "--steps" minimind pretrain --steps
     refuses "a word that is no option" "word" minimind info word

@@ -1019,6 +1019,56 @@ static void check_epochs(enum Unit unit, const char *name) {
     release();
 }
 
+// The distribution of the next token by its definition in chapter 8, without any order of work.
+static void expected_distribution(double *want, const float *logits, int V, const int *history,
+                                  int n, const Sampling *s) {
+    double *x = borrow(V, sizeof *x), sum = 0, rest = 0;
+    for (int v = 0; v < V; v++) {
+        bool seen = false;
+        for (int i = 0; i < n; i++) seen |= history[i] == v;
+        double penalty = seen ? s->repetition_penalty : 1;
+        x[v] = logits[v] / s->temperature;
+        x[v] = x[v] > 0 ? x[v] / penalty : x[v] * penalty;
+    }
+    for (int v = 0; v < V; v++) {
+        int larger = 0;
+        for (int u = 0; u < V; u++) larger += x[u] > x[v];
+        want[v] = s->top_k && larger >= s->top_k ? 0 : exp(x[v]);
+        sum += want[v];
+    }
+    double *kept = borrow(V, sizeof *kept);
+    for (int v = 0; v < V; v++) {
+        double before = 0; // of the tokens that are more probable
+        for (int u = 0; u < V; u++)
+            if (x[u] > x[v] || (x[u] == x[v] && u < v)) before += want[u] / sum;
+        kept[v] = before > s->top_p + 1e-6 ? 0 : want[v];
+        rest += kept[v];
+    }
+    for (int v = 0; v < V; v++) want[v] = kept[v] / rest;
+}
+
+// Logits in steps of a half have many ties; the history has tokens twice, and negative logits.
+static void check_distributions(void) {
+    enum { N = 40, HISTORY = 12 };
+    static const Sampling cases[] = {
+        {1, 1, 1, 0, 1, 1}, {0.7, 1, 1.3, 0, 1, 1}, {1.5, 1, 1, 5, 1, 1}, {1, 1, 1, 1, 1, 1},
+        {1, 0.83, 1, 0, 1, 1}, {0.8, 0.71, 1.2, 9, 1, 1}, {2, 0.33, 0.7, 20, 1, 1},
+        {1, 1, 1, 100, 1, 1}, {1, 1e-9, 1, 0, 1, 1}};
+    double worst = 0;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        float logits[N], probs[N];
+        int history[HISTORY];
+        double *want = borrow(N, sizeof *want);
+        for (int v = 0; v < N; v++) logits[v] = 0.5 * floor(4 * gaussian(i, v));
+        for (int k = 0; k < HISTORY; k++) history[k] = (int)(splitmix64(k / 2 + i) % N);
+        expected_distribution(want, logits, N, history, HISTORY, &cases[i]);
+        sampling_distribution(probs, logits, N, history, HISTORY, &cases[i]);
+        for (int v = 0; v < N; v++) worst = larger_error(worst, fabs(probs[v] - want[v]));
+    }
+    check_error(worst, 1e-6, "distributions by the definition");
+    release();
+}
+
 // Which token a random number draws: the one whose interval contains it.
 static void check_intervals(void) {
     enum { N = 50 };
@@ -1343,6 +1393,7 @@ static void check_everything(void) {
     check_epochs(WINDOW, "windows");
     check_epochs(DOCUMENT, "documents");
     check_epochs(PAIR, "pairs");
+    check_distributions();
     check_intervals();
 
     check_files();

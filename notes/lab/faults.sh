@@ -4,6 +4,7 @@
 #     notes/lab/faults.sh                  all faults, two at a time
 #     notes/lab/faults.sh train files      those that these groups of tests.sh should catch
 #     notes/lab/faults.sh "norms decay"    those with this in their name
+#     notes/lab/faults.sh --apply          only whether they apply; nothing is compiled
 #
 # A test that has never failed proves nothing. Below is a list of mistakes that people make in such
 # programs. Each is put into a copy of the project, in a temporary folder; there one group of
@@ -38,8 +39,9 @@ try() {
     mkdir project && cp -r "$root"/*.c "$root"/tests.sh "$root"/Makefile "$root"/README.md \
         "$root"/notes project
     if substitute <"$root/$source" >"project/$source"; then
+        [ -z "$apply_only" ] || echo "  FAILED  applies" >result
         limit=$(command -v timeout >/dev/null && echo "timeout 900")
-        $limit project/tests.sh --stop $group >result 2>&1
+        [ "$apply_only" ] || $limit project/tests.sh --stop $group >result 2>&1
         caught=$(sed -n '/^  FAILED  /{s///p; n; s/^ *FAILED \(.*\)  *error .*/: \1/p; q; }' result |
             tr -d '\n' | tr -s ' ')
         if [ "$caught" ]; then verdict="caught by: $caught"
@@ -74,6 +76,11 @@ fault() { # fault GROUP SOURCE NAME OLD NEW
     done
 }
 
+export apply_only=
+if [ "$1" = --apply ]; then
+    apply_only=yes
+    shift
+fi
 wanted=$(IFS='|' && echo "$*") # an extended regular expression; empty: all
 
 # minimind.c, chapter 2: the layers
@@ -225,11 +232,11 @@ fault stages minimind.c "DPO: the reference of another pair" \
 
 # chapter 8: talking
 
-fault golden minimind.c "repetition penalty applied twice" 'float x = logits[history[i]] / temperature;' \
+fault check minimind.c "repetition penalty applied twice" 'float x = logits[history[i]] / temperature;' \
     'float x = scaled[history[i]];'
-fault golden minimind.c "repetition penalty makes negative logits likelier" '(x > 0 ? 1 / penalty : penalty)' \
+fault check minimind.c "repetition penalty makes negative logits likelier" '(x > 0 ? 1 / penalty : penalty)' \
     '(1 / penalty)'
-fault golden minimind.c "top-k drops ties" 'if (scaled[v] == kept[k - 1].value)' 'if (false)'
+fault check minimind.c "top-k drops ties" 'if (scaled[v] == kept[k - 1].value)' 'if (false)'
 fault golden minimind.c "top-p keeps one token too few" \
     '(s->top_p >= 1 || sum <= s->top_p); end++' '(s->top_p >= 1 || !end || sum + kept[end].value <= s->top_p); end++'
 fault golden minimind.c "top-p does not sort" 'if (k == V && s->top_p < 1) qsort' 'if (false) qsort'
@@ -245,8 +252,8 @@ fault check minimind.c "slots exchanged" 'a->room ? a->slot[b] * a->room : row;'
 fault check minimind.c "one token too many" 'min_size(a->room, x->prompt + s->max_new_tokens);' \
     'min_size(a->room, x->prompt + s->max_new_tokens + 1);'
 fault check minimind.c "all answers draw the same numbers" 'splitmix64(s->seed + i)' 'splitmix64(s->seed)'
-fault talk minimind.c "generation does not stop at the end token" 'x->done = id == tok->eos;' \
-    'x->done = false;'
+fault talk minimind.c "generation does not stop at the end token" \
+    'x->done = id == tok->eos || id == tok->turn_end;' 'x->done = false;'
 fault talk minimind.c "/reset forgets the system's message" 'c->messages.len = c->system_len;' \
     'c->messages.len = 0;'
 fault talk minimind.c "/think has no effect" 'encode_messages(c->tok, &c->messages, c->o.think, &x.ids);' \
@@ -277,7 +284,7 @@ fault check minimind.c "config.json loses digits" '\"%s\": %.17g,\n", f->name, v
 fault check minimind.c "Llama with q/k norm" '{"llama", "Llama", "qk_norm=0 ' '{"llama", "Llama", "'
 fault check minimind.c "MiniMind2 balances over the batch" '"qk_norm=0 seq_aux=1 use_moe=1"' \
     '"qk_norm=0 use_moe=1"'
-fault files minimind.c "biases are ignored" 'require(path, "", j, "attention_bias", "false", "null");' ''
+fault files minimind.c "biases are ignored" 'require(path, j, "attention_bias", "false null");' ''
 fault files minimind.c "eos and pad exchanged" '{tok->bos, tok->eos, tok->pad};' '{tok->bos, tok->pad, tok->eos};'
 fault files minimind.c "write errors of answers ignored" 'if (f && (ferror(f) || fclose(f))) die' \
     'if (f && fclose(f) && false) die'
@@ -334,7 +341,121 @@ fault stages notes/lab/grpo.c "GRPO's reference is not kept" \
     'if (grpo->reference) store_logp(run->model, run->acts'
 fault stages notes/lab/grpo.c "new answers for every update" 'n_fills % grpo->updates;' 'n_fills % 1;'
 
-#TOKENIZER
+# tokenizer.c: helpers and pre-tokens
+
+fault options tokenizer.c "errors end with status 0" 'exit(1);' 'exit(0);'
+fault tokenizer tokenizer.c "UTF-8: overlong forms are accepted" 'if (c < 0xC2 || c > 0xF4) return 1;' \
+    'if (c < 0xC0 || c > 0xF4) return 1;'
+fault tokenizer tokenizer.c "UTF-8: surrogates are accepted" 'c >> 5 == 0x1B)) return i;' \
+    'false)) return i;'
+fault tokenizer tokenizer.c "byte symbols in the wrong order" '(b > 32 && b < 127) || (b > 160 && b != 173)' \
+    '(b > 32 && b < 127) || b > 160'
+fault tokenizer tokenizer.c "digits new in Unicode 17" 'return single_digits ? NUMBER : OTHER;' 'return NUMBER;'
+fault tokenizer tokenizer.c "'ll is no ending" '|| !memcmp(s, "'"'ll"'", 3));' '|| false);'
+fault tokenizer tokenizer.c "white space is taken whole before a word" \
+    'return word_follows && last > 0 ? last : i;' 'return i;'
+fault tokenizer tokenizer.c "--single-digits is ignored" 'if (class == NUMBER && single_digits) return i ? i : len;' ''
+fault tokenizer tokenizer.c "a table of Unicode loses its end" 'if (inside) memset(char_class + at, class, (size_t)length);' \
+    'if (inside && at < 0x20000) memset(char_class + at, class, (size_t)length);'
+
+# training
+
+fault tokenizer tokenizer.c "ties go by the right id first" 'return ((uint64_t)left + 1) << 32 | (uint64_t)right;' \
+    'return ((uint64_t)left + 1) << 32 | (uint64_t)(0x7FFFFFFF - right);'
+fault tokenizer tokenizer.c "a word counts once" 'tr->word[word].count++;' 'tr->word[word].count = 1;'
+fault tokenizer tokenizer.c "pairs to the right of a merge" 'change_count(tr, made, id[i + 1], word, 1);' ''
+fault tokenizer tokenizer.c "pairs that disappear keep their count" \
+    'change_count(tr, id[out - 1], left, word, -1);' ''
+fault tokenizer tokenizer.c "stale counts are believed" 'if (p->count > 0 && top.first == present) return p;' \
+    'if (p->count > 0) return p;'
+fault tokenizer tokenizer.c "new pairs do not enter the heap" 'push_pairs(tr, n_pairs);' ''
+fault tokenizer tokenizer.c "quotes are not escaped in a vocabulary" \
+    'if (*c == '"'\"' || *c == '\\\\'"') text_add(out, "\\");' ''
+fault tokenizer tokenizer.c "single digits are not written down" 'digits ? sequence : ""' '"" && sequence ? "" : ""'
+fault tokenizer tokenizer.c "reasoning is not trained on" 'use_member(m, "reasoning_content", use, context);' ''
+
+# encoding and decoding
+
+fault tokenizer tokenizer.c "merges of words over 64 bytes do nothing" 'while (heap.n > 0) {' \
+    'while (false && heap.n > 0) {'
+fault tokenizer tokenizer.c "long words: the rank is not checked again" \
+    'if (merge_rank(t, link[i].id, link[next].id) != top.first) continue;' ''
+fault tokenizer tokenizer.c "the last pair is merged first" 'if (rank[i] < rank[best]) best = i;' \
+    'if (rank[i] <= rank[best]) best = i;'
+fault tokenizer tokenizer.c "ranks beside a merge are stale" \
+    'if (best > 0) rank[best - 1] = merge_rank(t, id[best - 1], id[best]);' ''
+fault tokenizer tokenizer.c "the word cache lacks the last id" \
+    'for (size_t i = 0; i < n_ids; i++) ids_push(&t->cached, id[i]);' \
+    'for (size_t i = 0; i < n_ids; i++) ids_push(&t->cached, id[i ? i - 1 : 0]);'
+fault tokenizer tokenizer.c "a full word cache is not emptied whole" 't->cached.n = t->cached_at.n = 0;' \
+    't->cached.n = 0;'
+fault tokenizer tokenizer.c "the shortest added token wins" 'if (len <= *length || len > n' \
+    'if ((*length && len >= *length) || len > n'
+fault tokenizer tokenizer.c "special tokens are not found" 'special ? 0 : PASSES, NULL, out);' 'PASSES, NULL, out);'
+fault tokenizer tokenizer.c "half a character is shown at once" 'if (cp == CUT_SHORT) break;' ''
+fault tokenizer tokenizer.c "half a character at the end is lost" \
+    'if (u->n > 0) append_character(out, CUT_SHORT, NULL, 0);' ''
+
+# JSON and records
+
+fault tokenizer tokenizer.c "surrogate pairs: ten bits lost" '((unit & 0x3FF) << 10)' '((unit & 0x1FF) << 10)'
+fault tokenizer tokenizer.c "half a surrogate pair is kept" 'unit = 0xFFFD;' ''
+fault tokenizer tokenizer.c "control characters in strings" 'if ((unsigned char)*p->at < 0x20) return json_fail' \
+    'if ((unsigned char)*p->at < 0x01) return json_fail'
+fault tokenizer tokenizer.c "of equal keys the first counts" 'if (!strcmp(j->key, key)) found = j;' \
+    'if (!found && !strcmp(j->key, key)) found = j;'
+fault tokenizer tokenizer.c "text behind the value is ignored" \
+    'if (json_value(&p, root) && p.at == p.end) return root;' 'if (json_value(&p, root)) return root;'
+fault tokenizer tokenizer.c "brackets nested without a limit" 'JSON_MAX_DEPTH = 256' 'JSON_MAX_DEPTH = 1 << 28'
+fault tokenizer tokenizer.c "a byte order mark is text" 'if (r->number == 1 && !strncmp' 'if (r->number == 0 && !strncmp'
+fault data tokenizer.c "only the first file of a list is read" 'if (n < 0) return reader_open_next(r) && reader_line(r);' \
+    'if (n < 0) return false;'
+fault data tokenizer.c "plain text: blocks lose their last line" 'r->len += (size_t)n;' 'r->len += (size_t)n - 1;'
+
+# files
+
+fault train tokenizer.c "files are written in place" 'char *path = format("%s/%s", dir, name), *tmp = format("%s.%ld.tmp", path, (long)getpid());' \
+    'char *path = format("%s/%s", dir, name), *tmp = format("%s", path);'
+fault train tokenizer.c "write errors are ignored" 'if (error) die("%s: cannot be written' \
+    'if (false) die("%s: cannot be written'
+fault train tokenizer.c "an unfinished file stays" 'if (unfinished) remove(unfinished);' ''
+fault tokenizer tokenizer.c "unknown settings are accepted" '{EITHER, "model.dropout", "null 0"},' ''
+fault tokenizer tokenizer.c "duplicate ids are accepted" 'if (*at && strcmp(*at, s)) die' 'if (false) die'
+fault tokenizer tokenizer.c "duplicate tokens are accepted" 'if (other != id) die' 'if (false) die'
+fault tokenizer tokenizer.c "a merge twice" 'if (*rank >= 0) die' 'if (false) die'
+fault tokenizer tokenizer.c "a byte without a token" 'if (t->byte_id[b] < 0) die' 'if (false) die'
+fault files tokenizer.c "an unknown end token is accepted" 'if (given && *role[i] < 0) die' 'if (false) die'
+fault data tokenizer.c "the fingerprint ignores tokenizer.json" \
+    't->fingerprint = hash_bytes(HASH_START, t->file[0].s, t->file[0].len);' 't->fingerprint = 0;'
+
+# chat
+
+fault template tokenizer.c "wrong prompt for tools" 'You may call one or more functions' 'You can call one or more functions'
+fault template tokenizer.c "reasoning_content is dropped" 'text_or_empty(m, "reasoning_content"), *why_end' \
+    '"", *why_end'
+fault template tokenizer.c "the system's turn is dropped" 'const Json *tool = first_of(c, tools, &parsed), *m = messages->child;' \
+    'const Json *tool = first_of(c, tools, &parsed), *m = messages->child->next;'
+fault template tokenizer.c "thoughts end at the first mark" 's = last_in(s, end, "</think>")' 's = strstr(s, "</think>")'
+fault template tokenizer.c "answers of tools do not share a turn" 'if (!tool || !role_is(m->next, "tool")) chat_add' \
+    'if (true) chat_add'
+fault template tokenizer.c "tools of a system message are ignored" 'tools = own; // not empty' '(void)own; // not empty'
+fault template tokenizer.c "the prompt has no empty thoughts" 'if (prompt && !think) chat_add' 'if (false) chat_add'
+fault data tokenizer.c "the think block is not trained" 'i % 3 > 0 && !prompt' 'i % 3 > 1 && !prompt'
+fault data tokenizer.c "the end of a turn is not trained" 'for (size_t k = first; i % 3 > 0 && !prompt && k < out->n; k++)' \
+    'for (size_t k = first; i % 3 > 0 && !prompt && k + (i % 3 == 2) < out->n; k++)'
+fault template tokenizer.c "all of a conversation is trained" 'for (size_t k = first; i % 3 > 0 && !prompt' \
+    'for (size_t k = first; !prompt'
+fault data tokenizer.c "a row is encoded as a whole" 'if (why == why_end) chat_cut(c);' \
+    'if (why == why_end) ids_push(&c->cut, (int)c->text.len - 2);'
+fault talk tokenizer.c "a person can end a turn" 'special ? NULL : &c.said, out);' 'NULL, out);'
+
+# options
+
+fault options tokenizer.c "ranges are not checked" '!(value >= f->least && value <= f->most) ||' ''
+fault options tokenizer.c "a number may have more behind it" '*text && !*end ? number' '*text ? number'
+fault options tokenizer.c "options that are required may be missing" 'if (requires(s->letter, f) && !*(char' \
+    'if (false && !*(char'
+fault options tokenizer.c "every command knows every option" 'if (!f || !knows(s->letter, f)) continue;' 'if (!f) continue;'
 
 # ---- all of them --------------------------------------------------------------------------------
 
