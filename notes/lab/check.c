@@ -1176,7 +1176,8 @@ static void check_format(const char *dtype, int bytes, int exponent_bits, int ma
 static void check_number_formats(void) {
     static const struct { uint64_t bits; double value; } half[] = {
         {0x0000, 0}, {0x0001, 0x1p-24}, {0x03FF, 0x3FFp-24}, {0x0400, 0x1p-14}, {0x3C00, 1},
-        {0xC000, -2}, {0x3555, 0x555p-12}, {0x7BFF, 65504}, {0x7C00, INFINITY}, {0xFC00, -INFINITY}};
+        {0xC000, -2}, {0x3555, 0x555p-12}, {0x7BFF, 65504}, {0x7C00, INFINITY},
+        {0xFC00, -INFINITY}};
     double worst = 0;
     for (size_t i = 0; i < sizeof half / sizeof *half; i++) {
         float got = decode_float(half[i].bits, 5, 10);
@@ -1200,8 +1201,9 @@ static void check_number_formats(void) {
 static const struct { const char *name, *json, *fields; } config_case[] = {
     {"Qwen3",
      "\"model_type\": \"qwen3\", \"hidden_size\": 64, \"num_hidden_layers\": 3, "
-     "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"head_dim\": 32, \"vocab_size\": 99, "
-     "\"intermediate_size\": 96, \"max_position_embeddings\": 128, \"rms_norm_eps\": 1e-5, "
+     "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"head_dim\": 32, "
+     "\"vocab_size\": 99, \"intermediate_size\": 96, \"max_position_embeddings\": 128, "
+     "\"rms_norm_eps\": 1e-5, "
      "\"rope_theta\": 5000, \"tie_word_embeddings\": true, \"hidden_act\": \"silu\", "
      "\"attention_bias\": false, \"rope_scaling\": null, \"use_sliding_window\": false",
      "hidden_size=64 num_hidden_layers=3 num_attention_heads=4 num_key_value_heads=2 head_dim=32 "
@@ -1282,7 +1284,8 @@ static void check_files(void) {
     check_format("F16", 2, 5, 10);
     check_number_formats();
 
-    static const char *const made[] = {"config.json", "generation_config.json", "model.safetensors"};
+    static const char *const made[] = {
+        "config.json", "generation_config.json", "model.safetensors"};
     for (int i = 0; i < 3; i++) {
         char *path = format("%s/%s", folder, made[i]);
         remove(path);
