@@ -5,6 +5,8 @@
 #     ./tests.sh train files      some groups; each builds the programs that it needs
 #     ./tests.sh --stop train     ends at the first failure; compiles quickly, for slow programs
 #
+# The groups are listed below; tests.sh runs them in this order.
+#
 # Needed are a C compiler and POSIX tools. Tests that need gcc, clang, gdb, valgrind or the folder
 # ../shared (other people's data, not part of this repository) are left out where they are missing,
 # and a line says so. Everything is built and written in a temporary folder. notes/lab/faults.sh
@@ -15,6 +17,7 @@ all_groups="build tokenizer template check golden world data train files talk op
 root=$(cd "$(dirname "$0")" && pwd)
 shared=$root/../shared
 export golden=$root/notes/golden/tokenizer # a tokenizer, texts and their ids; see its README.md
+export fffd=$(printf '\357\277\275') # U+FFFD, for bytes that are not UTF-8
 started=$(date +%s)
 tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
@@ -304,7 +307,9 @@ group_tokenizer() {
         '"a\ufffdb\ufffd\ufffdc\ufffd\ufffd\ufffdd\ufffd|\ufffd\ufffde"' \
         sh -c 'printf "a\344\275b\300\200c\355\240\200d\360\237\230|\365\377e" |
             tokenizer encode --tokenizer "$1" | tokenizer decode --tokenizer "$1" |
-            sed "s/\xef\xbf\xbd/\\\\ufffd/g"' sh "$golden"
+            sed "s/$fffd/\\\\ufffd/g"' sh "$golden"
+    says "half a character at the end" '"a?"' sh -c \
+        'echo 100 196 | tokenizer decode --tokenizer "$golden" | sed "s/$fffd/?/g"'
     says "ids on several lines, and blank ones" '"a"|""|"bc"|' sh -c \
         'printf "100\n\n 101\t102 \r\n" | tokenizer decode --tokenizer "$golden" | tr "\n" "|"'
     refuses "an id that is no token" '1000' sh -c \
@@ -330,13 +335,16 @@ group_tokenizer() {
         'tokenizer train --vocab 294 --out v --verbose 1 low.txt | grep -c times | grep -qx 2'
 
     group "Tokenizer: JSON"
+    says "escapes of the highest code points" "$(printf '"\356\200\200\364\217\277\277"')" sh -c \
+        'printf "%s\n" "{\"text\": \"\\ue000\\udbff\\udfff\"}" |
+         tokenizer encode --tokenizer "$golden" | tokenizer decode --tokenizer "$golden"'
     says "escapes" '"é😀/\b\f\n\r\t\"\\A"' sh -c \
         'printf "%s\n" "{\"text\": \"\\u00e9\\uD83D\\ude00\\/\\b\\f\\n\\r\\t\\\"\\\\\\u0041\"}" |
          tokenizer encode --tokenizer "$1" | tokenizer decode --tokenizer "$1"' sh "$golden"
     says "half a surrogate pair" '"?x?y??z"' sh -c \
         'printf "%s\n" "{\"text\": \"\\ud83dx\\ude00y\\ud83d\\ud83dz\"}" |
          tokenizer encode --tokenizer "$1" | tokenizer decode --tokenizer "$1" |
-         sed "s/\xef\xbf\xbd/?/g"' sh "$golden"
+         sed "s/$fffd/?/g"' sh "$golden"
     says "other members, nesting, the last of equal keys" '"yes"' sh -c \
         'echo "{\"a\": [1, -2.5e+3, {\"b\": [[], {}, null, true, false]}], \"text\": \"no\",
          \"text\":\"yes\" , \"c\": 0}" | tr -d "\n" | tokenizer encode --tokenizer "$1" |
@@ -357,7 +365,8 @@ group_tokenizer() {
     bad_json "no object" '["text"]'
     bad_json "no text" '{"foo": 1}'
     bad_json "a text that is a number" '{"text": 5}'
-    bad_json "10000 brackets" "{\"a\": $(printf '%010000d' 0 | tr 0 '[')"
+    open=$(printf '%0300d' 0 | tr 0 '[') close=$(printf '%0300d' 0 | tr 0 ']')
+    bad_json "300 brackets" "{\"text\": \"a\", \"b\": $open$close}"
 
     group "Tokenizer: files"
     refuses "a vocabulary smaller than bytes and special tokens" "vocab" train 10 bad low.txt
@@ -379,8 +388,8 @@ group_tokenizer() {
         's/"pre_tokenizer":{"type":"ByteLevel"/"pre_tokenizer":{"type":"Whitespace"/'
     broken "a space before the text" "add_prefix_space" \
         's/"add_prefix_space":false/"add_prefix_space":true/'
-    broken "an id that two tokens have" "4" 's/:401,/:400,/'
-    broken "a token that has two ids" "" 's/"<|box_end|>"/"<|box_start|>"/g'
+    broken "an id that two tokens have" "twice" 's/:401,/:400,/'
+    broken "a token that has two ids" "two ids" 's/"<|box_end|>"/"<|box_start|>"/g'
     broken "an id too high" "" 's/:999}/:1999}/'
     broken "an id that is not whole" "" 's/:401,/:401.5,/'
     broken "a merge of unknown tokens" "merge" 's/"merges":\[/&["zq","qz"],/'
@@ -584,7 +593,7 @@ group_data() {
     tokenise pretrain mark.jsonl --seq 8 2>log
     cached out/cache/*.ids >got.txt
     same "a byte order mark is skipped" want.txt got.txt
-    awk 'BEGIN {for (i = 1; i <= 12000; i++) print "line " i " of a long text"}' >plain.txt
+    awk 'BEGIN {for (i = 1; i <= 3000; i++) print "line " i " of a long text"}' >plain.txt
     check "plain text" sh -c 'rm -rf out && minimind pretrain --data plain.txt $1 --steps 1 \
         --seq 64 --out plain $2' sh "$use_golden" "$small"
     says "is read without a rest: bytes" "$(wc -c <plain.txt | tr -d ' ')" sh -c \
@@ -955,6 +964,9 @@ group_talk() {
     says "a second turn knows the first" "baker baker!" sh -c \
         'printf "Say baker\nAgain\n" | minimind chat --model rote --temperature 0 2>log |
          tr "\n" " " | sed "s/ $//"'
+    check "answers join the conversation: 12 turns do not fit into 200 tokens" sh -c \
+        'for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo "Say river"; done |
+         minimind chat --model rote --temperature 0 2>&1 | grep -q "200 tokens is full"'
     says "/reset forgets it" "sea sea " sh -c \
         'printf "Say baker\n/reset\nSay sea\n/reset\nSay sea\n" | minimind chat --model rote \
          --temperature 0 2>log | tail -2 | tr "\n" " "'
@@ -1015,11 +1027,21 @@ group_talk() {
     grep '"a word"' rote.jsonl >think.jsonl
     says "answers after thinking" "right, % 100 +- 0" sh -c \
         'minimind eval --model rote --task think --data think.jsonl | tail -1 | tr -s " "'
-    sed 's/}$/, "gt": ["7", "sea!"]}/' qa.jsonl >gt.jsonl
+    sed 's/}$/, "gt": [7, "sea!"]}/' qa.jsonl >gt.jsonl
     says "accepted are the answers in gt" "right, % 25 +- 25" sh -c \
         'minimind eval --model rote --task qa --data gt.jsonl | tail -1 | tr -s " "'
     says "answers that contain a text" "contains, % 25 +- 25" sh -c \
         'minimind eval --model rote --task qa --data qa.jsonl --contains iver | tail -1 | tr -s " "'
+    says "a number in gt" "right, % 100 +- 0" sh -c \
+        'sed "s/baker/7/g; s/river/7/g; s/sea/7/g; s/小狗/7/g; s/7!/7/; s/}$/, \"gt\": 7}/" qa.jsonl \
+            >seven.jsonl
+         minimind sft --model rote --data seven.jsonl --held-out seven.jsonl --steps 40 --lr 4e-3 \
+            --out seven 2>log
+         minimind eval --model seven --task qa --data seven.jsonl | tail -1 | tr -s " "'
+    says "a stage that stops when answers are right" 2 sh -c \
+        'minimind sft --model rote --data rote.jsonl --held-out rote.jsonl --lr 0 --steps 5 \
+            --eval-every 1 --task qa --eval-data qa.jsonl --until 1 --out until 2>log
+         wc -l <until/train.csv | tr -d " "'
     says "--rows" "questions 3" sh -c \
         'minimind eval --model rote --task qa --data qa.jsonl,qa.jsonl --rows 3 | head -1 |
          tr -s " "'
@@ -1069,6 +1091,13 @@ group_options() {
     for preset in tiny minimind2-moe; do check "$preset" minimind info --preset $preset; done
     says "--hidden-size changes a preset" "(1024, 32)" sh -c \
         'minimind info --hidden-size 32 | sed -n "s/^model.embed[^(]*\(([^)]*)\).*/\1/p"'
+    says "the cache of a token: 2 L KV D numbers" 24576 sh -c \
+        'minimind info --preset minimind3 | awk "/^KV cache/ {print \$3}"'
+    says "weights, gradients and moments: 4 times 255.6 MB" "4 x 255.6" sh -c \
+        'minimind info --preset minimind3 | sed -n "s/^memory to train.*\(4 x [0-9.]*\).*/\1/p"'
+    check "--version" sh -c 'minimind --version | grep -q "^minimind [0-9]"'
+    check "help of a command" sh -c 'minimind help pretrain | grep -q -- "--warmup .*default 0"'
+    check "the same" sh -c 'minimind pretrain --help >a.txt; minimind help pretrain | cmp - a.txt'
     check "a short help" sh -c 'minimind | grep -q "^usage"'
     check "a long one" sh -c 'minimind help | grep -q -- --repetition-penalty'
     refuses "unknown command" "dance" minimind dance
