@@ -729,7 +729,10 @@ static void check_drawing(const Variant *v) {
     Model *model = small_model(v, wide);
     Acts *a = acts_new(model, INFERENCE, TOGETHER, TOGETHER, LONGEST_PROMPT + NEW_TOKENS);
     Token *empty = xcalloc(model->V, sizeof *empty); // (V) tokens without text
-    Tokenizer tok = {.vocab_size = (int)model->V, .eos = -1, .token = empty};
+    Tokenizer tok; // of which decoding uses the size, the end tokens (none) and the texts
+    memset(&tok, -1, sizeof tok);
+    tok.vocab_size = (int)model->V;
+    tok.token = empty;
     Sampling greedy = {.top_p = 1, .repetition_penalty = 1, .max_new_tokens = NEW_TOKENS};
     Answer answer[TOGETHER];
     memset(answer, 0, sizeof answer);
