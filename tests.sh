@@ -854,7 +854,7 @@ group_files() {
     edit_header ''
     check "the model itself is not" load hurt
     norm='"model.norm.weight":{'
-    damaged "weights cut off" "model.safetensors" model.safetensors 'head -c 100000'
+    damaged "weights cut off" "is cut off" model.safetensors 'head -c 100000'
     damaged "weights of four bytes" "model.safetensors" model.safetensors 'head -c 4'
     damaged "a header that is not JSON" "model.safetensors" model.safetensors "sed '1s/{/[/'"
     damaged "a weight that is not a number" "not finite" model.safetensors \
