@@ -964,8 +964,8 @@ group_talk() {
     says "a second turn knows the first" "baker baker!" sh -c \
         'printf "Say baker\nAgain\n" | minimind chat --model rote --temperature 0 2>log |
          tr "\n" " " | sed "s/ $//"'
-    check "answers join the conversation: 12 turns do not fit into 200 tokens" sh -c \
-        'for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo "Say river"; done |
+    check "answers join the conversation: 8 turns do not fit into 200 tokens" sh -c \
+        'for i in 1 2 3 4 5 6 7 8; do echo "Say river"; done |
          minimind chat --model rote --temperature 0 2>&1 | grep -q "200 tokens is full"'
     says "/reset forgets it" "sea sea " sh -c \
         'printf "Say baker\n/reset\nSay sea\n/reset\nSay sea\n" | minimind chat --model rote \
