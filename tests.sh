@@ -616,7 +616,8 @@ group_data() {
     says "another length of rows" 4 cache_after --data other.jsonl --seq 7
     says "another stage" 6 sh -c 'minimind pretrain --data other.jsonl $1 --steps 1 --seq 7 \
         --out tmp $2 2>log && ls out/cache/*.ids | wc -l | tr -d " "' sh "$use_golden" "$small"
-    mkdir -p tok2 && sed 's/buffer1/bufferA/g' "$golden/tokenizer.json" >tok2/tokenizer.json
+    mkdir -p tok2 && cp "$golden/tokenizer_config.json" tok2
+    sed 's/buffer1/bufferA/g' "$golden/tokenizer.json" >tok2/tokenizer.json
     says "another tokenizer" 8 sh -c 'minimind sft --data other.jsonl --tokenizer tok2 --steps 1 \
         --out tmp $1 2>log && ls out/cache/*.ids | wc -l | tr -d " "' sh "$small"
     says "all rows" 9 cache_after --data other.jsonl --held-out other.jsonl
@@ -1064,6 +1065,8 @@ group_talk() {
         n += length($0) - 12} END {printf "%d %.6g", n, 240 / n}')" sh -c \
         'minimind eval --model rote --data docs.jsonl | awk "
             /^(documents|bytes|floor)/ {printf \"%s%s\", sep, \$2; sep = \" \"} END {print \"\"}"'
+    says "a model that knows nothing has the loss ln V = 6.9" "6.9" sh -c \
+        'minimind eval --model endless --data docs.jsonl | awk "/^loss/ {printf \"%.1f\n\", \$2}"'
     head -15 docs.jsonl >docs1.jsonl
     tail -15 docs.jsonl >docs2.jsonl
     check "two halves have the loss of the whole, and perplexity and bits fit it" sh -c '
