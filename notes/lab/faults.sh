@@ -39,7 +39,7 @@ try() {
     mkdir project && cp -r "$root"/*.c "$root"/tests.sh "$root"/Makefile "$root"/README.md \
         "$root"/notes project
     if substitute <"$root/$source" >"project/$source"; then
-        [ -z "$apply_only" ] || echo "  FAILED  applies" >result
+        [ -z "$apply_only" ] || echo "  FAILED  (not run)" >result
         limit=$(command -v timeout >/dev/null && echo "timeout 900")
         [ "$apply_only" ] || $limit project/tests.sh --stop $group >result 2>&1
         caught=$(sed -n '/^  FAILED  /{
@@ -536,6 +536,8 @@ started=$(date +%s)
 ls "$tmp" | sed "s|^|$tmp/|" | xargs -n 1 -P 2 sh "$0" --try
 total=$(ls "$tmp" | wc -l | tr -d ' ')
 caught=$(cat "$tmp"/*/verdict | grep -c 'caught by: ')
-printf '\n%d caught of %d (%d seconds)\n' "$caught" "$total" $(($(date +%s) - started))
+did=caught
+[ -z "$apply_only" ] || did=apply
+printf "\n%d $did of %d (%d seconds)\n" "$caught" "$total" $(($(date +%s) - started))
 cat "$tmp"/*/verdict | grep -v 'caught by: '
 [ "$caught" -eq "$total" ]
