@@ -1060,6 +1060,10 @@ group_talk() {
             'minimind eval --model rote --task pref --data "$1" | tr -s " " | tr "\n" ","' sh \
             "${file%:*}.jsonl"
     done
+    minimind dpo --model rote --data pairs.jsonl --held-out pairs.jsonl --lr 0 --batch 1 --epochs 3 \
+        --out still 2>log
+    says "DPO that does not move: every loss is log 2" "0.69315" sh -c \
+        'awk -F, "NR > 1 {printf \"%.5f\n\", \$2}" still/train.csv | sort -u'
     documents 30 | sed 's/}/, "bits": 8}/' >docs.jsonl
     says "the bytes of all texts; the floor, 8 bits in each" "30 $(documents 30 | awk '{
         n += length($0) - 12} END {printf "%d %.6g", n, 240 / n}')" sh -c \

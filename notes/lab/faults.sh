@@ -249,7 +249,7 @@ fault train minimind.c "measured on the training data" 'o->held_out ? o->held_ou
 fault train minimind.c "a checkpoint is not loaded" \
     'if (o.model) weights_load(run.model, o.model);' \
     'if (false) weights_load(run.model, o.model);'
-fault stages minimind.c "DPO: the reference of another pair" \
+fault talk minimind.c "DPO: the reference of another pair" \
     'p->ref_sum[r] = -p->train_nats[pair[r / 2] * 2 + r % 2];' \
     'p->ref_sum[r] = -p->train_nats[r];'
 
