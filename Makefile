@@ -42,8 +42,11 @@ check-double: notes/lab/check.c notes/lab/grpo.c notes/lab/golden.c minimind.c t
 bench: out/lab/bench            # how fast it is, and what of that is the machine
 	out/lab/bench
 
-test:                           # everything that can be tested, see tests.sh
-	./tests.sh
+test:                           # everything that can be tested; or make test GROUP='train files'
+	./tests.sh $(GROUP)
+
+faults:                         # does a mistake in the sources turn a test red? some minutes
+	notes/lab/faults.sh
 
 debug: minimind.c tokenizer.c   # minimind-debug, for gdb: nothing optimised away, one thread
 	$(CC) -O0 -g3 -Wall -Wextra -o minimind-debug minimind.c -lm
@@ -51,4 +54,4 @@ debug: minimind.c tokenizer.c   # minimind-debug, for gdb: nothing optimised awa
 clean:
 	rm -rf minimind minimind-debug tokenizer out
 
-.PHONY: all run check check-double bench test debug clean
+.PHONY: all run check check-double bench test faults debug clean

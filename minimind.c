@@ -4374,6 +4374,7 @@ int main(int argc, char **argv) {
         Options o = {0};
         read_options(argv + 2, c->letter, &o, (OptionSet){0}, NULL);
         run_command(c, &o);
+        free(o.fields.s);
     }
     if (fflush(stdout) || ferror(stdout)) die("standard output cannot be written");
     return 0;
