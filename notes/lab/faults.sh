@@ -320,8 +320,8 @@ fault check minimind.c "Llama with q/k norm" '{"llama", "Llama", "qk_norm=0 ' \
 fault check minimind.c "MiniMind2 balances over the batch" '"qk_norm=0 seq_aux=1 use_moe=1"' \
     '"qk_norm=0 use_moe=1"'
 fault files minimind.c "biases are ignored" 'require(path, j, "attention_bias", "false null");' ''
-fault files minimind.c "eos and pad exchanged" '{tok->bos, tok->eos, tok->pad};' \
-    '{tok->bos, tok->pad, tok->eos};'
+fault files minimind.c "eos and pad exchanged" '{tok->bos, end, tok->pad};' \
+    '{tok->bos, tok->pad, end};'
 fault files minimind.c "write errors of answers ignored" 'if (f && (ferror(f) || fclose(f))) die' \
     'if (f && fclose(f) && false) die'
 fault files minimind.c "write errors of standard output ignored" \
