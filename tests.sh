@@ -1,7 +1,7 @@
 #!/bin/sh
 # Every test, one line each, and "N passed, N failed" at the end; exit status 1 if any failed.
 #
-#     ./tests.sh                  all groups, two to three minutes on two cores
+#     ./tests.sh                  all groups, about five minutes on two cores
 #     ./tests.sh train files      some groups; each builds the programs that it needs
 #     ./tests.sh --stop train     ends at the first failure; compiles quickly, for slow programs
 #
