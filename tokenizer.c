@@ -78,7 +78,8 @@ __attribute__((format(printf, 1, 2))) static _Noreturn void die(const char *fmt,
 
 // Makes p, which may be NULL, n * size bytes long. Never returns NULL.
 static void *xrealloc(void *p, size_t n, size_t size) {
-    p = n <= SIZE_MAX / size ? realloc(p, n ? n * size : 1) : NULL;
+    if (n == 0) n = 1; // realloc(p, 0) may free p
+    p = n <= SIZE_MAX / size ? realloc(p, n * size) : NULL;
     if (!p) die("out of memory: %zu x %zu bytes were requested", n, size);
     return p;
 }

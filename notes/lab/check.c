@@ -6,7 +6,7 @@
 //     out/lab/check notes/golden         the golden files of a folder; single files work too
 //     out/lab/check --plain 1            the same with the definitions of chapter 2 in use
 //
-// A wrong gradient does not crash. The model still learns, only less, and nobody sees why. So each
+// A wrong gradient does not crash. The model still learns, only less, and the reason is hard to see. So each
 // result of the book is compared with the same number, computed in another way:
 //
 //   1. Gradients    A gradient is the slope of the loss. We move each weight a little up and down
@@ -1014,7 +1014,7 @@ static void check_epochs(enum Unit unit, const char *name) {
         }
     }
     check_error(wrong, 0, "%s: each once in an epoch", name);
-    check_error(ordered, 0, "%s: shuffled, and each time anew", name);
+    check_error(ordered, 0, "%s: shuffled, and each time differently", name);
     if (unit == DOCUMENT)
         check_error((double)padding / (EPOCHS + 1) / DATA_IDS, 0.12, "%s: share of padding", name);
     free(data.order);
@@ -1294,7 +1294,7 @@ static void check_files(void) {
         remove(path);
         free(path);
     }
-    if (rmdir(folder)) die("%s: holds files that nobody should have left there", folder);
+    if (rmdir(folder)) die("%s: holds files that the checks did not make", folder);
 }
 
 // =================================================================================================
