@@ -82,6 +82,17 @@ says() {
 same() { check "$1" cmp "$2" "$3"; }
 differ() { check "$1" sh -c 'test -s "$1" && test -s "$2" && ! cmp -s "$1" "$2"' sh "$2" "$3"; }
 
+# ended: the program $running ends within ten seconds, with exit status 0; else it is killed.
+ended() {
+    tries=0
+    while kill -0 $running 2>/dev/null; do
+        tries=$((tries + 1))
+        if [ $tries -gt 100 ]; then kill -KILL $running; return 1; fi
+        sleep 0.1
+    done
+    wait $running
+}
+
 # ---- building -----------------------------------------------------------------------------------
 
 trivial='int main(void) {return 0;}'
@@ -699,13 +710,7 @@ interrupt() {
         sleep 0.1
     done
     kill -INT $running
-    tries=0
-    while kill -0 $running 2>/dev/null; do
-        tries=$((tries + 1))
-        if [ $tries -gt 100 ]; then kill -KILL $running; return 1; fi
-        sleep 0.1
-    done
-    wait $running
+    ended
 }
 
 group_train() {
@@ -943,13 +948,7 @@ interrupt_chat() {
     kill -INT $running
     printf '/stats\n/quit\n' >&3
     exec 3>&-
-    tries=0
-    while kill -0 $running 2>/dev/null; do
-        tries=$((tries + 1))
-        if [ $tries -gt 100 ]; then kill -KILL $running; return 1; fi
-        sleep 0.1
-    done
-    wait $running && grep -q "1 turns" err.txt
+    ended && grep -q "1 turns" err.txt
 }
 
 group_talk() {
