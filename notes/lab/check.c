@@ -6,8 +6,8 @@
 //     out/lab/check notes/golden         the golden files of a folder; single files work too
 //     out/lab/check --plain 1            the same with the definitions of chapter 2 in use
 //
-// A wrong gradient does not crash. The model still learns, only less, and the reason is hard to see. So each
-// result of the book is compared with the same number, computed in another way:
+// A wrong gradient does not crash. The model still learns, only less, and the reason is hard to
+// see. So each result of the book is compared with the same number, computed in another way:
 //
 //   1. Gradients    A gradient is the slope of the loss. We move each weight a little up and down
 //                   and look at the loss; the backward pass must have found the same slope.
