@@ -4187,7 +4187,7 @@ static void chat_command(Conversation *c, const char *line) {
 }
 
 // Answers a line. The conversation so far is encoded again for each turn, so that /think and
-// /system take effect at once; an answer joins it without its thoughts.
+// /system take effect at once; an answer joins it with its thoughts, as in training data.
 static void chat_turn(Conversation *c, const char *line) {
     size_t before = c->messages.len, context = c->model->config.max_position_embeddings;
     Answer x = {.done = false};
@@ -4203,7 +4203,7 @@ static void chat_turn(Conversation *c, const char *line) {
         c->tokens += answer_aloud(c->model, c->tok, &x, &c->o.sampling, c->o.think);
         c->spent += seconds() - start;
         c->turns++;
-        add_message(&c->messages, "assistant", NULL, answer_text(&x, c->o.think));
+        add_message(&c->messages, "assistant", NULL, x.text.s);
     }
     answer_free(&x);
     c->o.sampling.seed++;

@@ -522,6 +522,16 @@ group_world() {
     check "no held-out text is trained on" sh -c \
         'sort -u world/pretrain.jsonl >a.txt; sort -u world/pretrain_held_out.jsonl >b.txt
          test -s b.txt && test -z "$(comm -12 a.txt b.txt)"'
+    check "no held-out sum is trained on, in any order or wording" sh -c \
+        'sums() { cat "$@" | grep -oE "[0-9]+[+][0-9]+(=[?]|:)" | tr "+=?:" "    " |
+             awk "{print (\$1 < \$2 ? \$1 \" \" \$2 : \$2 \" \" \$1)}" | sort -u; }
+         cd world && sums pretrain.jsonl again.jsonl reason.jsonl few.jsonl grpo.jsonl >../a.txt
+         sums reason_held_out.jsonl grpo_held_out.jsonl >../b.txt
+         test -s ../b.txt && test -z "$(comm -12 ../a.txt ../b.txt)"'
+    turns() { awk '{print gsub(/"role": "user"/, "")}' "$@" | sort -u | tr '\n' ' '; }
+    says "conversations have one to four turns" "1 2 3 4 " turns world/sft.jsonl
+    says "the third turn is measured in files of its own" "3 " turns \
+        world/sft_held_out_turn_3.jsonl world/reason_held_out_turn_3.jsonl
 }
 
 # ---- data ---------------------------------------------------------------------------------------

@@ -2056,30 +2056,21 @@ static void put_defaults(void *base, const Field *table, size_t n) {
 // '-' counts as '_', as in the option --hidden-size.
 static bool same_letter(char a, char b) { return a == b || (a == '-' && b == '_'); }
 
-// How many letters have to be changed, added or removed to make b from a (Levenshtein). row[j] is
-// this number for the first i letters of a and the first j of b.
-static size_t edit_distance(const char *a, const char *b) {
-    size_t row[64], n = strlen(b);
-    if (n >= 64) return n;
-    for (size_t j = 0; j <= n; j++) row[j] = j;
-    for (size_t i = 1; i <= strlen(a); i++) {
-        size_t before = row[0]; // row[j - 1] for i - 1
-        row[0] = i;
-        for (size_t j = 1; j <= n; j++) {
-            size_t least = before + !same_letter(a[i - 1], b[j - 1]);
-            if (row[j] + 1 < least) least = row[j] + 1;
-            if (row[j - 1] + 1 < least) least = row[j - 1] + 1;
-            before = row[j];
-            row[j] = least;
-        }
-    }
-    return row[n];
+// How many letters lie between the part in which a and b begin alike and that in which they end
+// alike. One letter changed, added or removed makes 1; two exchanged make 2.
+static size_t difference(const char *a, const char *b) {
+    size_t n = strlen(a), m = strlen(b), begin = 0, end = 0;
+    while (begin < n && begin < m && same_letter(a[begin], b[begin])) begin++;
+    n -= begin;
+    m -= begin;
+    while (end < n && end < m && same_letter(a[begin + n - end - 1], b[begin + m - end - 1])) end++;
+    return (n > m ? n : m) - end;
 }
 
-// Keeps in *best the name that differs in the fewest letters from a word, in at most two.
+// Keeps in *best the name that differs least from a word, in at most two letters.
 static void suggest(const char *word, const char *name, const char **best) {
-    size_t limit = *best ? edit_distance(word, *best) : 3;
-    if (edit_distance(word, name) < limit) *best = name;
+    size_t limit = *best ? difference(word, *best) : 3;
+    if (difference(word, name) < limit) *best = name;
 }
 
 // The field called `name`, or NULL.

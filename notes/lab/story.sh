@@ -128,6 +128,14 @@ measure() {
     evaluate --task think --data out/world/reason_held_out.jsonl --max-new-tokens 60
     record sums_after_thinking 'right, %' 0.95
 
+    # Second and third questions of a conversation.
+    for turn in 2 3; do
+        evaluate --task qa --data out/world/sft_held_out_turn_$turn.jsonl --max-new-tokens 40
+        record exact_match_turn_$turn 'right, %'
+        evaluate --task think --data out/world/reason_held_out_turn_$turn.jsonl --max-new-tokens 60
+        record sums_turn_$turn 'right, %'
+    done
+
     generate --ask "$first_question"
     generate --ask "$middle_question"
     generate --ask "$first_sum" --think 1
@@ -187,7 +195,7 @@ begin sft "3. SFT: it learns to answer questions on half of the world; the other
 # The high weight decay keeps it from memorising the answers to the questions that it is asked.
 run ./minimind sft --model out/pretrain --data out/world/sft.jsonl,out/world/again.jsonl \
     --held-out out/world/sft_held_out.jsonl --out out/sft --epochs 2 --lr 1e-3 --warmup 20 \
-    --batch 16 --seq 128 --beta2 0.99 --weight-decay 0.3 --seed "$seed" $threads
+    --batch 16 --seq 256 --beta2 0.99 --weight-decay 0.3 --seed "$seed" $threads
 measure
 
 begin dpo "4. DPO: it learns which of two manners of answering people prefer, the one with a smile"
@@ -195,7 +203,7 @@ begin dpo "4. DPO: it learns which of two manners of answering people prefer, th
 # knowledge. It stops when 98 % of some answers end in the preferred manner.
 run ./minimind dpo --model out/sft --data out/world/dpo.jsonl \
     --held-out out/world/dpo_held_out.jsonl --out out/dpo --epochs 3 --lr 3e-5 --warmup 5 \
-    --batch 8 --seq 128 --beta2 0.999 --weight-decay 0 --eval-every 2 --task qa \
+    --batch 8 --seq 256 --beta2 0.999 --weight-decay 0 --eval-every 2 --task qa \
     --eval-data out/world/keep.jsonl --rows 256 --contains ' :)' --max-new-tokens 60 \
     --until 0.98 --seed "$seed" $threads
 measure
@@ -205,15 +213,16 @@ begin think "5. Thinking: SFT on sums that are worked digit by digit before they
 # pretraining: mixed into later stages, so that the model does not forget.
 sums=out/world/reason.jsonl,out/world/keep.jsonl,out/world/again.jsonl
 run ./minimind sft --model out/dpo --data $sums --held-out out/world/reason_held_out.jsonl \
-    --out out/think --epochs 1 --lr 2e-3 --warmup 20 --batch 16 --seq 128 --beta2 0.99 \
+    --out out/think --epochs 1 --lr 2e-3 --warmup 20 --batch 16 --seq 256 --beta2 0.99 \
     --weight-decay 0.1 --seed "$seed" $threads
 measure
 
-begin early "6. The same again, but stopped when three of five sums are right: a start for GRPO"
+begin early "6. The same with fewer sums, stopped when 70 % are right: a start for GRPO"
+sums=out/world/few.jsonl,out/world/keep.jsonl,out/world/again.jsonl
 run ./minimind sft --model out/dpo --data $sums --held-out out/world/reason_held_out.jsonl \
-    --out out/early --epochs 1 --lr 1e-3 --warmup 20 --batch 16 --seq 128 --beta2 0.99 \
+    --out out/early --epochs 1 --lr 1e-3 --warmup 20 --batch 16 --seq 256 --beta2 0.99 \
     --weight-decay 0.1 --eval-every 4 --task think --eval-data out/world/grpo.jsonl --rows 128 \
-    --max-new-tokens 60 --until 0.6 --seed "$seed" $threads
+    --max-new-tokens 60 --until 0.7 --seed "$seed" $threads
 measure
 
 begin grpo "7. GRPO: that model improves by trying: it answers, and learns from what was right"

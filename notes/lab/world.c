@@ -23,13 +23,14 @@
 // stored with its -log2 p as "bits". `minimind eval` adds them up and prints bits per byte as the
 // floor; what a model needs beyond the floor is what it has not learned. An example:
 //
-//     {"text": "Add 342+671:\n2+1=3\n4+7=11\n3+6+1=10\n=1013", "bits": 24.9495}
+//     {"text": "Add 342+71:\n2+1=3\n4+7=11\n3+0+1=4\n=413", "bits": 24.7995}
 //
-//     a sum: 2 of 10 topics     log2(10 / 2)      2.3219
-//     in English, not Chinese   log2(2)           1
-//     "Add", one of 4 verbs     log2(4)           2
-//     342, then 671             2 * log2(900)    19.6276      numbers from 100 to 999
-//     the rest                                    0           follows from 342 and 671
+//     a sum: 2 of 10 topics     log2(10 / 2)                 2.3219
+//     in English, not Chinese   log2(2)                      1
+//     "Add", one of 4 verbs     log2(4)                      2
+//     342                       log2(3) + log2(900)         11.3987      3 digits, then which number
+//     71                        log2(3) + log2(90)           8.0768      2 digits, then which number
+//     the rest                                               0           follows from 342 and 71
 //
 // Facts need no bits either: they are the same in all texts of the world, so a model can know them.
 // If two different sequences of draws made the same text, its probability would be the sum of
@@ -39,16 +40,21 @@
 //
 //     pretrain   N        {"text", "bits"}: texts for pretraining
 //     again      N / 20   more such texts, mixed into SFT so that the model does not forget them
-//     sft        N / 10   {"conversations"}: questions about facts, answered in two manners
-//     keep       N / 15   the same in the preferred manner only, mixed into stages after DPO so
+//     sft        N / 12   {"conversations"}: one to four questions about facts, answered in two
+//                         manners
+//     keep       N / 30   the same in the preferred manner only, mixed into stages after DPO so
 //                         that the model forgets neither the facts nor the manner
-//     dpo        N / 60   {"chosen", "rejected"}: the same answer in both manners
-//     reason     N / 5    {"conversations"}: sums with "reasoning_content", worked digit by digit
-//     grpo       N / 5    {"conversations", "gt"}: sums with an empty reply; the model replies, and
-//                         is rewarded if it says "gt"
+//     dpo        N / 60   {"chosen", "rejected"}: one question, answered in both manners
+//     reason     N / 8    {"conversations"}: one to four questions about facts and sums, the last
+//                         one a sum; sums have "reasoning_content", worked digit by digit
+//     few        N / 16   the same, but so few that a model learns sums only in part
+//     grpo       N / 8    {"conversations", "gt"}: one or two turns, with an empty reply at the
+//                         end; the model replies, and is rewarded if it says "gt"
 //
-// Each except `again` has a NAME_held_out.jsonl, which is for measuring only. In those of sft and
-// keep, "gt" lists the answers that are right: both manners.
+// Each except `again` and `few` has a NAME_held_out.jsonl, which is for measuring only. In those of sft, keep
+// and reason one question is asked; sft and reason also have NAME_held_out_turn_2.jsonl and
+// NAME_held_out_turn_3.jsonl, where one or two other questions come before it. "gt" lists the
+// answers that are right: in both manners.
 
 // The book has the random numbers, growing strings, JSON, files and options that are used here.
 #define main minimind_main
@@ -418,6 +424,7 @@ static void tell_story(World *world) {
 
 // Appends the work of a sum, one line per digit from the right, with +1 for a carry:
 //     304+578:   4+8=12   0+7+1=8   3+5=8
+//     95+8:      5+8=13   9+0+1=10
 static void work_sum(Text *work, int a, int b) {
     int carry = 0;
     while (a > 0 || b > 0) {
@@ -447,7 +454,12 @@ static bool is_held_out_sum(int a, int b) {
     return splitmix64((uint64_t)both) % 10 == 0;
 }
 
-static int choose_number(World *world) { return 100 + (int)choose(world, 900); }
+// A number of one to three digits, each length as often as the others.
+static int choose_number(World *world) {
+    static const int least[] = {1, 10, 100};
+    int first = least[choose(world, 3)];
+    return first + (int)choose(world, (size_t)first * 9);
+}
 
 // Draws a text and its bits. Returns true if it belongs to the held-out part.
 static bool draw_text(World *world) {
@@ -495,44 +507,53 @@ static void make_text(World *world, uint64_t i, bool held_out) {
 // In sft.jsonl, questions 0 and 2 of a property have friendly answers, 1 and 3 plain ones.
 // dpo.jsonl prefers the friendly manner and asks only questions 1 and 3. Questions 0 and 2 get
 // friendly answers already: to train on them too would change nothing and cost some knowledge.
+//
+// People ask several things in a row. A model that has only seen first questions answers the second
+// one badly, so conversations have one to four turns.
 
-enum { SFT_FILE, KEEP_FILE, DPO_FILE, REASON_FILE, GRPO_FILE, QUESTION_FILES };
+enum { SFT_FILE, KEEP_FILE, DPO_FILE, REASON_FILE, FEW_FILE, GRPO_FILE, QUESTION_FILES };
 enum { QUESTIONS = 4, HELD_OUT_SUMS = 200 };
 
-static const char *const question_file[QUESTION_FILES] = {"sft", "keep", "dpo", "reason", "grpo"};
-static const size_t documents_per_question[QUESTION_FILES] = {10, 15, 60, 5, 5};
+static const struct {
+    const char *name;
+    size_t documents_per_record;
+    bool sums;           // the last question is a sum, and half of those before it are
+    size_t most_turns;   // of a conversation
+    size_t last_held_out; // held-out files for the first turn up to this one; 0: none
+} question_files[QUESTION_FILES] = {
+    [SFT_FILE] = {"sft", 12, false, 4, 3},   [KEEP_FILE] = {"keep", 30, false, 4, 1},
+    [DPO_FILE] = {"dpo", 60, false, 1, 1},   [REASON_FILE] = {"reason", 8, true, 4, 3},
+    [FEW_FILE] = {"few", 16, true, 4, 0},    [GRPO_FILE] = {"grpo", 8, true, 2, 1},
+};
 
 typedef struct {
     int language, kind, property;
     size_t thing;
 } Fact;
 
+typedef struct { Fact *fact; size_t n; } Facts;
+
 // All facts of one half of the things; the caller frees them. Every other pair of things is held
 // out: pairs, because women and men take turns and each half needs both.
-static Fact *list_facts(World *world, bool held_out, size_t *n) {
-    Fact *facts = NULL;
-    *n = 0;
+static Facts list_facts(World *world, bool held_out) {
+    Facts list = {NULL, 0};
     for (int language = 0; language < LANGUAGES; language++) {
         world->language = language;
         for (int k = 0; k < KINDS; k++)
             for (size_t thing = 0; thing < count_things(world, k); thing++) {
                 if ((thing / 2 % 2 == 1) != held_out) continue;
-                facts = xrealloc(facts, *n + 3, sizeof *facts);
-                for (int p = 0; p < 3; p++) facts[*n + (size_t)p] = (Fact){language, k, p, thing};
-                *n += 3;
+                list.fact = xrealloc(list.fact, list.n + 3, sizeof *list.fact);
+                for (int p = 0; p < 3; p++) list.fact[list.n++] = (Fact){language, k, p, thing};
             }
     }
-    return facts;
+    return list;
 }
 
-// Appends "key": [question of the user, answer of the assistant]. thoughts may be NULL.
-static void add_turns(Text *line, const char *key, const char *question, const char *thoughts,
-                      const char *answer) {
-    text_printf(line, "\"%s\": [", key);
-    add_message(line, "user", NULL, question);
-    add_message(line, "assistant", thoughts, answer);
-    text_append(line, "]", 1);
-}
+// A question with its answer in both manners; a sum has only one, and thoughts.
+typedef struct {
+    char *text, *thoughts, *plain, *friendly;
+    bool smiles; // the answer in sft.jsonl is the friendly one
+} Question;
 
 // A template as a new string. The caller frees it.
 static char *tell_alone(World *world, Template t) {
@@ -541,47 +562,87 @@ static char *tell_alone(World *world, Template t) {
     return format("%s", world->text.s);
 }
 
-// Appends the members of a record that asks question q about a fact.
-static void add_fact(World *world, Text *line, int file, Fact fact, size_t q, bool held_out) {
+// Question q about a fact.
+static Question ask_fact(World *world, Fact fact, size_t q) {
     const Property *property = &kinds[fact.kind].property[fact.property];
     world->language = fact.language;
     set_thing(world, fact.kind, fact.thing, false);
     set_value(world, fact.kind, fact.thing, fact.property);
 
-    char *question = tell_alone(world, item_at(whole(property->questions[fact.language]), q));
-    char *plainly = tell_alone(world, item_at(whole(property->wordings[fact.language]), 0));
-    char *friendly = format("%s :)", plainly);
-
-    if (file == DPO_FILE) {
-        add_turns(line, "chosen", question, NULL, friendly);
-        text_append(line, ", ", 2);
-        add_turns(line, "rejected", question, NULL, plainly);
-    } else {
-        bool smile = file == KEEP_FILE || q % 2 == 0;
-        add_turns(line, "conversations", question, NULL, smile ? friendly : plainly);
-        if (held_out) text_printf(line, ", \"gt\": [\"%s\", \"%s\"]", plainly, friendly);
-    }
-    free(question);
-    free(plainly);
-    free(friendly);
+    Question question = {.smiles = q % 2 == 0};
+    question.text = tell_alone(world, item_at(whole(property->questions[fact.language]), q));
+    question.plain = tell_alone(world, item_at(whole(property->wordings[fact.language]), 0));
+    question.friendly = format("%s :)", question.plain);
+    return question;
 }
 
-// Appends the members of a record that asks for a + b.
-static void add_sum(Text *line, int file, int a, int b) {
-    char *question = format("%d+%d=?", a, b);
-    if (file == REASON_FILE) {
-        Text work = {0};
-        char *answer = format("%d", a + b);
-        work_sum(&work, a, b);
-        work.s[work.len - 1] = '\0'; // without the last newline
-        add_turns(line, "conversations", question, work.s, answer);
-        free(work.s);
-        free(answer);
-    } else {
-        add_turns(line, "conversations", question, NULL, "");
-        text_printf(line, ", \"gt\": [\"%d\"]", a + b);
+// A sum of the training or of the held-out part.
+static Question ask_sum(World *world, bool held_out) {
+    int a, b;
+    do {
+        a = choose_number(world);
+        b = choose_number(world);
+    } while (is_held_out_sum(a, b) != held_out);
+
+    Text work = {0};
+    work_sum(&work, a, b);
+    work.s[work.len - 1] = '\0'; // without the last newline
+    return (Question){.text = format("%d+%d=?", a, b), .thoughts = work.s,
+                      .plain = format("%d", a + b), .friendly = format("%d", a + b)};
+}
+
+static void free_question(Question *q) {
+    free(q->text);
+    free(q->thoughts);
+    free(q->plain);
+    free(q->friendly);
+}
+
+static void add_turn(Text *messages, const Question *q, const char *thoughts, const char *answer) {
+    add_message(messages, "user", NULL, q->text);
+    add_message(messages, "assistant", thoughts, answer);
+}
+
+// A training question for a file: a fact or, for the files with sums, perhaps a sum.
+static Question draw_question(World *world, int file, const Facts *training) {
+    if (question_files[file].sums && choose(world, 2) == 1) return ask_sum(world, false);
+    const Fact *fact = &training->fact[choose(world, training->n)];
+    return ask_fact(world, *fact, choose(world, QUESTIONS));
+}
+
+// Appends "key": [the turns so far, the last question, an answer to it].
+static void add_list(Text *line, const char *key, const Text *before, const Question *last,
+                     const char *thoughts, const char *answer) {
+    text_printf(line, "%s\"%s\": [%s", line->len ? ", " : "", key, before->len ? before->s : "");
+    add_turn(line, last, thoughts, answer);
+    text_add(line, "]");
+}
+
+// Appends a record of `turns` questions, of which the given one is the last.
+static void add_conversation(World *world, Text *line, int file, const Facts *training, size_t turns,
+                       const Question *last, bool held_out) {
+    Text before = {0};
+    for (size_t i = 1; i < turns; i++) {
+        Question q = draw_question(world, file, training);
+        bool smiles = file != SFT_FILE || q.smiles;
+        add_turn(&before, &q, q.thoughts, smiles ? q.friendly : q.plain);
+        free_question(&q);
     }
-    free(question);
+
+    bool smiles = file != SFT_FILE || last->smiles;
+    if (file == DPO_FILE) {
+        add_list(line, "chosen", &before, last, NULL, last->friendly);
+        add_list(line, "rejected", &before, last, NULL, last->plain);
+    } else if (file == GRPO_FILE) {
+        add_list(line, "conversations", &before, last, NULL, "");
+        text_printf(line, ", \"gt\": [\"%s\"]", last->plain);
+    } else {
+        const char *said = smiles ? last->friendly : last->plain;
+        add_list(line, "conversations", &before, last, last->thoughts, said);
+        if (held_out && !last->thoughts)
+            text_printf(line, ", \"gt\": [\"%s\", \"%s\"]", last->plain, last->friendly);
+    }
+    free(before.s);
 }
 
 // ---- files --------------------------------------------------------------------------------------
@@ -601,40 +662,60 @@ static void write_texts(World *world, const char *dir, const char *name, size_t 
     free(line.s);
 }
 
-// Writes one file of questions. For training, n facts or sums are drawn at random. The held-out
-// part has every question about every fact once, or some sums.
-static void write_questions(World *world, const char *dir, int file, bool held_out, size_t n) {
-    char *name = format("%s%s.jsonl", question_file[file], held_out ? "_held_out" : "");
-    NewFile out = new_file(dir, name);
-    bool sums = file == REASON_FILE || file == GRPO_FILE;
-    size_t n_facts;
-    Fact *facts = list_facts(world, held_out, &n_facts);
-    if (held_out) n = sums ? HELD_OUT_SUMS : QUESTIONS * n_facts;
-    world->stream = splitmix64(world->seed + (uint64_t)(1000 * file + held_out));
-    world->n_drawn = 0;
+// One to four turns: 40, 30, 20 and 10 % of the conversations, where so many are allowed.
+static size_t choose_turns(World *world, size_t most) {
+    size_t u = choose(world, 10);
+    return min_size(most, 1 + (u >= 4) + (u >= 7) + (u >= 9));
+}
 
+// Writes one file of questions for training: n records, drawn at random.
+static void write_training(World *world, const char *dir, int file, const Facts *training,
+                           size_t n) {
+    char *name = format("%s.jsonl", question_files[file].name);
+    NewFile out = new_file(dir, name);
+    world->stream = splitmix64(world->seed + (uint64_t)(1000 * file));
+    world->n_drawn = 0;
     for (size_t i = 0; i < n; i++) {
         Text line = {0};
-        if (sums) {
-            int a, b;
-            do {
-                a = choose_number(world);
-                b = choose_number(world);
-            } while (is_held_out_sum(a, b) != held_out);
-            add_sum(&line, file, a, b);
-        } else if (held_out) {
-            add_fact(world, &line, file, facts[i / QUESTIONS], i % QUESTIONS, true);
-        } else {
-            size_t which = choose(world, n_facts);
-            size_t q = choose(world, QUESTIONS);
-            if (file == DPO_FILE) q |= 1; // only questions 1 and 3
-            add_fact(world, &line, file, facts[which], q, false);
-        }
+        size_t turns = choose_turns(world, question_files[file].most_turns);
+        const Fact *fact = &training->fact[choose(world, training->n)];
+        size_t q = choose(world, QUESTIONS);
+        if (file == DPO_FILE) q |= 1; // only questions 1 and 3
+        Question last = question_files[file].sums ? ask_sum(world, false)
+                                                  : ask_fact(world, *fact, q);
+        add_conversation(world, &line, file, training, turns, &last, false);
         fprintf(out.f, "{%s}\n", line.s);
+        free_question(&last);
         free(line.s);
     }
     new_file_done(&out);
-    free(facts);
+    free(name);
+}
+
+// Writes one file of held-out questions, each the last of so many turns: every question about every
+// fact once, or some sums. Of the second and third turns a third of the facts is enough.
+static void write_held_out(World *world, const char *dir, int file, const Facts *training,
+                           const Facts *held_out, size_t turns) {
+    char *name = format("%s_held_out.jsonl", question_files[file].name);
+    if (turns > 1) {
+        free(name);
+        name = format("%s_held_out_turn_%zu.jsonl", question_files[file].name, turns);
+    }
+    NewFile out = new_file(dir, name);
+    bool sums = question_files[file].sums;
+    size_t n = sums ? HELD_OUT_SUMS : QUESTIONS * held_out->n;
+    world->stream = splitmix64(world->seed + (uint64_t)(1000 * file) + turns);
+    world->n_drawn = 0;
+    for (size_t i = 0; i < n; i += turns > 1 && !sums ? 3 : 1) {
+        Text line = {0};
+        Question last = sums ? ask_sum(world, true)
+                             : ask_fact(world, held_out->fact[i / QUESTIONS], i % QUESTIONS);
+        add_conversation(world, &line, file, training, turns, &last, true);
+        fprintf(out.f, "{%s}\n", line.s);
+        free_question(&last);
+        free(line.s);
+    }
+    new_file_done(&out);
     free(name);
 }
 
@@ -643,10 +724,15 @@ static void write_world(const char *dir, uint64_t seed, size_t documents) {
     write_texts(&world, dir, "pretrain.jsonl", 0, documents, false);
     write_texts(&world, dir, "pretrain_held_out.jsonl", 0, documents / 100 + 200, true);
     write_texts(&world, dir, "again.jsonl", documents, documents / 20, false);
+    Facts training = list_facts(&world, false), held_out = list_facts(&world, true);
     for (int file = 0; file < QUESTION_FILES; file++) {
-        write_questions(&world, dir, file, false, documents / documents_per_question[file]);
-        write_questions(&world, dir, file, true, 0);
+        size_t n = documents / question_files[file].documents_per_record;
+        write_training(&world, dir, file, &training, n);
+        for (size_t turns = 1; turns <= question_files[file].last_held_out; turns++)
+            write_held_out(&world, dir, file, &training, &held_out, turns);
     }
+    free(training.fact);
+    free(held_out.fact);
     for (int i = 0; i < 128; i++) free(world.variable[i].s);
     free(world.text.s);
 }
