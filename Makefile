@@ -51,7 +51,17 @@ faults:                         # does a mistake in the sources turn a test red?
 debug: minimind.c tokenizer.c   # minimind-debug, for gdb: nothing optimised away, one thread
 	$(CC) -O0 -g3 -Wall -Wextra -o minimind-debug minimind.c -lm
 
+gdb:                            # gdb in attention, on a small model that is made for it
+	notes/gdb/prepare.sh
+	gdb -q -x notes/gdb/start.gdb
+
+whiteboard:                     # is my answer right? make whiteboard N=dpo, or N=dpo F=out/dpo.c
+	CC='$(CC)' notes/lab/whiteboard/run.sh $(N) $(F)
+
+notes: minimind tokenizer       # do the notes say what is true? after make run; half an hour
+	for part in names links headings code 'run all'; do notes/lab/notes.sh $$part || exit 1; done
+
 clean:
 	rm -rf minimind minimind-debug tokenizer out
 
-.PHONY: all run check check-double bench test faults debug clean
+.PHONY: all run check check-double bench test faults debug gdb whiteboard notes clean

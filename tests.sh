@@ -12,8 +12,8 @@
 # and a line says so. Everything is built and written in a temporary folder. notes/lab/faults.sh
 # tests the tests: it puts faults into the sources, and each must turn its group red.
 
-all_groups="build tokenizer template check golden world data train files talk options stages memory
-    shared"
+all_groups="build tokenizer template check golden world data train files talk options stages notes
+    memory shared"
 root=$(cd "$(dirname "$0")" && pwd)
 shared=$root/../shared
 export golden=$root/notes/golden/tokenizer # a tokenizer, texts and their ids; see its README.md
@@ -151,7 +151,8 @@ group_build() {
     check "no line has more than 100 columns" env LC_ALL=C sh -c "$(cat <<'AWK'
 awk '{gsub(/[\200-\277]/, "")} length > 100 {print FILENAME ": " FNR; bad = 1} END {exit bad}' "$@"
 AWK
-)" sh "$root"/minimind.c "$root"/tokenizer.c "$root"/tests.sh "$root"/notes/lab/*
+)" sh $(find "$root"/*.c "$root/tests.sh" "$root/notes/lab" "$root/notes/gdb" -name '*.c' -o -name '*.h' \
+        -o -name '*.sh' -o -name '*.awk' -o -name '*.gdb')
 }
 
 # ---- the tokenizer ------------------------------------------------------------------------------
@@ -1206,6 +1207,33 @@ group_stages() {
     echo '{"question": "How?", "choices": ["so", "not so at all"], "answer": 1}' >mc.jsonl
     says "multiple choice" "questions 1" sh -c \
         'lab/choice --model sft --data mc.jsonl | awk "NR == 1 {print \$1, \$2}"'
+}
+
+# ---- the notes ----------------------------------------------------------------------------------
+
+# The folder book is what a reader has after make: sources, notes and programs; out/ is its own.
+group_notes() {
+    group "Notes: what they name exists, and commands print what they say"
+    notes=notes/lab/notes.sh
+    need minimind tokenizer lab/world lab/check lab/grpo
+    mkdir -p book/out/lab
+    for part in minimind.c tokenizer.c tests.sh Makefile README.md notes; do
+        ln -sf "$root/$part" book
+    done
+    cp -p minimind tokenizer book
+    cp -p lab/world lab/check lab/grpo book/out/lab
+    check "functions, options, files and faults" book/$notes names
+    check "links" book/$notes links
+    check "both languages have the same headings" book/$notes headings
+    check "quoted code is in the sources" book/$notes code
+    if have gdb; then
+        check "a small world and model" book/notes/gdb/prepare.sh
+        check "five walks through the program" book/notes/gdb/walks.sh
+        check "quick commands" book/$notes run quick
+    else
+        left_out "gdb is not installed: walks and quoted commands"
+    fi
+    check "whiteboard: answers are green, mistakes are red" book/notes/lab/whiteboard/run.sh --all
 }
 
 # ---- memory -------------------------------------------------------------------------------------

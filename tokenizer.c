@@ -1334,7 +1334,7 @@ static void use_member(const Json *object, const char *key, UseText *use, void *
 
 // Calls use(context, s, n) for each text in the record: a plain line; "text"; "reasoning_content"
 // and "content" of every message. Exits if it has none of them.
-static void reader_texts(const Reader *r, UseText *use, void *context) {
+static inline void reader_texts(const Reader *r, UseText *use, void *context) {
     if (r->kind == PLAIN) {
         use(context, r->line, r->len);
         return;

@@ -8,8 +8,8 @@
 # with other options. After each stage the same held-out files measure the model, which also
 # answers a few questions. The figures go to out/metrics.csv, and at the end into one table.
 #
-# Learning rates are high and batches are small because the story is short: about four minutes on
-# two cores. Commands and progress go to stderr, results to stdout. Ctrl-C ends the story; the stage
+# Learning rates are high and batches are small because the story is short: some minutes on two
+# cores. Commands and progress go to stderr, results to stdout. Ctrl-C ends the story; the stage
 # that was running saves its checkpoint first.
 
 set -e
@@ -128,8 +128,10 @@ measure() {
     evaluate --task think --data out/world/reason_held_out.jsonl --max-new-tokens 60
     record sums_after_thinking 'right, %' 0.95
 
-    # Second and third questions of a conversation.
-    for turn in 2 3; do
+    # Second and third questions of a conversation, once a model has learned to answer.
+    turns='2 3'
+    case $stage in nothing | pretrain) turns= ;; esac
+    for turn in $turns; do
         evaluate --task qa --data out/world/sft_held_out_turn_$turn.jsonl --max-new-tokens 40
         record exact_match_turn_$turn 'right, %'
         evaluate --task think --data out/world/reason_held_out_turn_$turn.jsonl --max-new-tokens 60
@@ -227,8 +229,8 @@ measure
 
 begin grpo "7. GRPO: that model improves by trying: it answers, and learns from what was right"
 run out/lab/grpo --model out/early --data out/world/grpo.jsonl \
-    --held-out out/world/grpo_held_out.jsonl --out out/grpo --steps 150 --lr 3e-4 --warmup 5 \
-    --batch 16 --num-generations 8 --beta2 0.99 --weight-decay 0 --beta 0.02 --temperature 1 \
+    --held-out out/world/grpo_held_out.jsonl --out out/grpo --steps 100 --lr 3e-4 --warmup 5 \
+    --batch 16 --num-generations 8 --beta2 0.99 --weight-decay 0 --beta 0.04 --temperature 1 \
     --think 1 --max-new-tokens 60 --eval-every 10 --task think \
     --eval-data out/world/grpo.jsonl --rows 256 --until 0.97 --seed "$seed" $threads
 measure
@@ -248,7 +250,8 @@ awk -F, '
             printf "\n%-22s", metric[m]
             for (s = 1; s <= n_stages; s++) {
                 x = value[stage[s], metric[m]]
-                if (m == 1) printf "%11.4f", x
+                if (x == "") printf "%11s", "-"
+                else if (m == 1) printf "%11.4f", x
                 else printf "%10.1f%%", 100 * x
             }
         }
