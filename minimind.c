@@ -3990,7 +3990,7 @@ static const Ops fast = {
 static const Field option_table[] = {
 #define AT(field) offsetof(Options, field)
 #define TEXT(field) 's', AT(field), 0, 0, 0
-    {"data", "PSDE", TEXT(data), "JSONL or plain text; several with commas"},
+    {"data", "PSDEi", TEXT(data), "JSONL or plain text; several with commas"},
     {"held-out", "psd", TEXT(held_out), "measure on this file, not on every 50th document"},
     {"tokenizer", "psi", TEXT(tokenizer), "folder or tokenizer.json"},
     {"preset", "psi", TEXT(preset), "sizes to start from, see help"},
@@ -4243,9 +4243,35 @@ static void cmd_eval(const Options *o, Model *model, Tokenizer *tok) {
     print_figures(&e);
 }
 
+// How long one pass over the files of --data would take, if training ran at the speed of a matrix
+// product of this model's sizes. Large models come near that; tiny ones reach about half of it.
+static void print_duration(const Options *o, const Model *model, Tokenizer *tok, size_t T) {
+    Tokens data = tokens_open(o->data, ALL, tok, WINDOW, T, 0);
+    size_t N = 512, C = model->C, F = model->F;
+    float *x = new_floats(N * C + F * C + N * F); // (N, C)
+    float *w = x + N * C;                         // (F, C)
+    float *y = w + F * C;                         // (N, F)
+    double start = seconds(), fastest = INFINITY; // of many: another program may disturb one
+    while (seconds() - start < 0.5) {
+        double before = seconds();
+        op->linear_forward(y, x, w, N, C, F, false);
+        fastest = fmin(fastest, seconds() - before);
+    }
+
+    double rate = 2.0 * N * C * F / fastest / (3 * flops_per_token(model, T));
+    printf("%-34s %zu = %.3g per parameter\n", "tokens in the data", data.n_ids,
+           (double)data.n_ids / model->n_params);
+    printf("%-34s %.2f days = %zu tokens / %.0f a second, at most, on %d threads\n",
+           "one pass over it", data.n_ids / rate / 86400, data.n_ids, rate, n_threads);
+    tokens_close(&data);
+    free(x);
+}
+
 // Sizes, parameters, memory and work of a preset or a checkpoint, without allocating any of it.
 static void cmd_info(const Options *o) {
-    Tokenizer *tok = o->tokenizer ? tokenizer_load(o->tokenizer) : NULL;
+    const char *from = o->tokenizer || !o->data ? o->tokenizer : o->model;
+    Tokenizer *tok = from ? tokenizer_load(from) : NULL;
+    if (o->data && !tok) die("info --data: --tokenizer or --model is missing: a folder");
     Model *model = model_new(options_config(o, tok));
     size_t T = min_size(model->config.max_position_embeddings, o->seq ? o->seq : 512);
     for (const Tensor *t = model->tensor; t < model->tensor + model->n_tensors; t++)
@@ -4274,6 +4300,7 @@ static void cmd_info(const Options *o) {
                "positions)\n", "memory to generate", weights + acts_mb, weights, kept_as[i],
                acts_mb, T);
     }
+    if (o->data) print_duration(o, model, tok, T);
     model_free(model);
     if (tok) tokenizer_free(tok);
 }

@@ -1094,7 +1094,7 @@ group_talk() {
 
 group_options() {
     group "Options and presets"
-    need minimind
+    need minimind tokenizer
     documents 10 >docs.jsonl
     count() { minimind info --preset "$1" | awk '/^parameters/ {print $2}'; }
     active() { minimind info --preset "$1" | awk '/^active/ {print $5}'; }
@@ -1110,6 +1110,11 @@ group_options() {
         'minimind info --preset minimind3 | awk "/^KV cache/ {print \$3}"'
     says "weights, gradients and moments: 4 times 255.6 MB" "4 x 255.6" sh -c \
         'minimind info --preset minimind3 | sed -n "s/^memory to train.*\(4 x [0-9.]*\).*/\1/p"'
+    says "the tokens of a data file, and the days they take" \
+        "$(($(encode "$golden" docs.jsonl | wc -w) + 20)) days" sh -c \
+        'minimind info --hidden-size 64 --tokenizer "$1" --data docs.jsonl |
+            awk "/^tokens in/ {printf \"%s \", \$5} /^one pass/ {print \$6}"' sh "$golden"
+    refuses "data without a tokenizer" "tokenizer" minimind info --data docs.jsonl
     check "--version" sh -c 'minimind --version | grep -q "^minimind [0-9]"'
     check "help of a command" sh -c 'minimind help pretrain | grep -q -- "--warmup .*default 0"'
     check "the same" sh -c 'minimind pretrain --help >a.txt; minimind help pretrain | cmp - a.txt'
