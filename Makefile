@@ -53,7 +53,7 @@ debug: minimind.c tokenizer.c   # minimind-debug, for gdb: nothing optimised awa
 
 gdb:                            # gdb in attention, on a small model that is made for it
 	notes/gdb/prepare.sh
-	gdb -q -x notes/gdb/start.gdb
+	DEBUGINFOD_URLS= gdb -q -x notes/gdb/start.gdb ./minimind-debug
 
 whiteboard:                     # is my answer right? make whiteboard N=dpo, or N=dpo F=out/dpo.c
 	CC='$(CC)' notes/lab/whiteboard/run.sh $(N) $(F)

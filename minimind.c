@@ -352,7 +352,8 @@ static void attention_row_backward(float *dq, float *dk, float *dv, const float 
             dp += dout[d] * v_j[d];
         }
         float p = expf(dot_product * scale - lse);
-        float ds_scaled = p * (dp - dout_out) * scale; // ds / sqrt(D), for both dq and dk
+        float ds = p * (dp - dout_out);
+        float ds_scaled = ds * scale; // for both dq and dk
 
         for (size_t d = 0; d < D; d++) {
             dv[j * stride + d] += p * dout[d];
@@ -417,7 +418,10 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *dou
 
 // h = silu(gate) * up,  silu(g) = g sigma(g),  sigma(g) = 1 / (1 + e^-g); n elements each.
 static void swiglu_forward(float *h, const float *gate, const float *up, size_t n) {
-    for (size_t i = 0; i < n; i++) h[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+    for (size_t i = 0; i < n; i++) {
+        float silu = gate[i] / (1.0f + expf(-gate[i]));
+        h[i] = silu * up[i];
+    }
 }
 
 // The forward line is   h = g sigma(g) u.   From  sigma' = sigma (1 - sigma):

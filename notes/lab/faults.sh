@@ -290,7 +290,7 @@ fault talk minimind.c "/think has no effect" \
     'encode_messages(c->tok, &c->messages, c->o.think, &x.ids);' \
     'encode_messages(c->tok, &c->messages, false, &x.ids);'
 fault talk minimind.c "the chat forgets its answers" \
-    'add_message(&c->messages, "assistant", NULL, answer_text(&x, c->o.think));' ''
+    'add_message(&c->messages, "assistant", NULL, x.text.s);' ''
 fault talk minimind.c "Ctrl-C does not end an answer" '(aloud && interrupted)' 'false'
 fault talk minimind.c "half characters are printed" \
     'if (!x->done) decode_token(tok, id, &x->utf8, &x->text);' \

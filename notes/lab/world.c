@@ -51,9 +51,9 @@
 //     grpo       N / 8    {"conversations", "gt"}: one or two turns, with an empty reply at the
 //                         end; the model replies, and is rewarded if it says "gt"
 //
-// Each except `again` and `few` has a NAME_held_out.jsonl, which is for measuring only. In those of sft, keep
-// and reason one question is asked; sft and reason also have NAME_held_out_turn_2.jsonl and
-// NAME_held_out_turn_3.jsonl, where one or two other questions come before it. "gt" lists the
+// Each except `again` and `few` has a NAME_held_out.jsonl, which is for measuring only. In those of
+// sft, keep and reason one question is asked; sft and reason also have NAME_held_out_turn_2.jsonl
+// and NAME_held_out_turn_3.jsonl, where one or two other questions come before it. "gt" lists the
 // answers that are right: in both manners.
 
 // The book has the random numbers, growing strings, JSON, files and options that are used here.
