@@ -229,7 +229,7 @@ measure
 
 begin grpo "7. GRPO: that model improves by trying: it answers, and learns from what was right"
 run out/lab/grpo --model out/early --data out/world/grpo.jsonl \
-    --held-out out/world/grpo_held_out.jsonl --out out/grpo --steps 100 --lr 3e-4 --warmup 5 \
+    --held-out out/world/grpo_held_out.jsonl --out out/grpo --steps 150 --lr 3e-4 --warmup 5 \
     --batch 16 --num-generations 8 --beta2 0.99 --weight-decay 0 --beta 0.04 --temperature 1 \
     --think 1 --max-new-tokens 60 --eval-every 10 --task think \
     --eval-data out/world/grpo.jsonl --rows 256 --until 0.97 --seed "$seed" $threads
