@@ -151,8 +151,8 @@ group_build() {
     check "no line has more than 100 columns" env LC_ALL=C sh -c "$(cat <<'AWK'
 awk '{gsub(/[\200-\277]/, "")} length > 100 {print FILENAME ": " FNR; bad = 1} END {exit bad}' "$@"
 AWK
-)" sh $(find "$root"/*.c "$root/tests.sh" "$root/notes/lab" "$root/notes/gdb" -name '*.c' -o -name '*.h' \
-        -o -name '*.sh' -o -name '*.awk' -o -name '*.gdb')
+)" sh $(find "$root"/*.c "$root/tests.sh" "$root/notes/lab" "$root/notes/gdb" -name '*.c' \
+        -o -name '*.h' -o -name '*.sh' -o -name '*.awk' -o -name '*.gdb')
 }
 
 # ---- the tokenizer ------------------------------------------------------------------------------

@@ -28,8 +28,8 @@
 //     a sum: 2 of 10 topics     log2(10 / 2)                 2.3219
 //     in English, not Chinese   log2(2)                      1
 //     "Add", one of 4 verbs     log2(4)                      2
-//     342                       log2(3) + log2(900)         11.3987      3 digits, then which number
-//     71                        log2(3) + log2(90)           8.0768      2 digits, then which number
+//     342                       log2(3) + log2(900)         11.3987      3 digits, then which
+//     71                        log2(3) + log2(90)           8.0768      2 digits, then which
 //     the rest                                               0           follows from 342 and 71
 //
 // Facts need no bits either: they are the same in all texts of the world, so a model can know them.
@@ -619,8 +619,8 @@ static void add_list(Text *line, const char *key, const Text *before, const Ques
 }
 
 // Appends a record of `turns` questions, of which the given one is the last.
-static void add_conversation(World *world, Text *line, int file, const Facts *training, size_t turns,
-                       const Question *last, bool held_out) {
+static void add_conversation(World *world, Text *line, int file, const Facts *training,
+                             size_t turns, const Question *last, bool held_out) {
     Text before = {0};
     for (size_t i = 1; i < turns; i++) {
         Question q = draw_question(world, file, training);
