@@ -2637,7 +2637,7 @@ static void encode_messages(Tokenizer *tok, const Text *messages, bool think, Id
     char *list = format("[%s]", messages->s);
     Json *json = json_parse_file("chat", list, strlen(list));
     encode_chat(tok, NULL, json, true, think, false, out);
-    json_free(json);
+    free(json);
     free(list);
 }
 
@@ -2806,7 +2806,7 @@ static Config config_load(const char *dir) {
     require(path, j, "scoring_func", "softmax null");
     require(path, j, "partial_rotary_factor", "null");
     config_complete(&c, path);
-    json_free(j);
+    free(j);
     free(text);
     free(path);
     return c;
@@ -2935,7 +2935,7 @@ static void weights_load(Model *model, const char *dir) {
         if (!t->weight) op->pack_tensor(t, floats);
     }
     check_entries(&w);
-    json_free(w.header);
+    free(w.header);
     munmap((void *)file, size);
     free(floats);
     free(path);

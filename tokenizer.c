@@ -101,6 +101,7 @@ static inline void *grow(void *p, size_t *cap, size_t need, size_t size) {
 
 typedef struct { char *s; size_t len, cap; } Text; // a string that grows; NUL after the last byte
 typedef struct { int *id; size_t n, cap; } Ids;    // a list of numbers that grows
+typedef struct { const char *s; size_t len; } Token; // its bytes, as they are decoded
 
 static void text_append(Text *t, const char *s, size_t n) {
     t->s = grow(t->s, &t->cap, t->len + n + 1, 1);
@@ -147,13 +148,20 @@ static inline void ids_push(Ids *ids, int id) {
 // 3. Pre-tokens
 //
 // Text is cut into words first, so that no token joins the end of one word to the beginning of the
-// next. This is GPT-2's pattern; the first alternative that fits is taken:
+// next. This is GPT-2's pattern. Its alternatives are tried from top to bottom; the first one that
+// fits is taken:
 //
-//     's|'t|'re|'ve|'m|'ll|'d | ?\p{L}+ | ?\p{N}+ | ?[^\s\p{L}\p{N}]+ | \s+(?!\S) | \s+
-//     English endings          letters   numbers    anything else        white space
+//     's 't 're 've 'm 'll 'd    English endings
+//     [ ]?\p{L}+                 letters, with at most one space before them
+//     [ ]?\p{N}+                 numbers, the same
+//     [ ]?[^\s\p{L}\p{N}]+       anything else but white space, the same
+//     \s+(?!\S)                  white space, but not its last character if a word follows
+//     \s+                        one white space character before a word
 //
-// A space goes with the word after it. \p{L} and \p{N} are the letters and numbers of all scripts;
-// in Chinese, written without spaces, a "word" is as long as a clause. With --single-digits the
+// \p{L} is a letter, \p{N} a number, of any script; \s is white space, \S anything else; ? means at
+// most one, + one or more; (?!x) means that x must not follow.
+//
+// In Chinese, written without spaces, a "word" is as long as a clause. With --single-digits the
 // text is first cut on both sides of every number character.
 // =================================================================================================
 
@@ -271,18 +279,13 @@ static inline size_t ending(const char *s, size_t n) {
     return long_one ? 3 : 0;
 }
 
-// The length of white space at s that a word may follow: \s+(?!\S) must not be followed by one, so
-// it leaves out the last character, which the word takes if it is a space. With only one white
-// space character to begin with, \s+ takes it after all.
+// The length of the pre-token of white space at s. If a word follows, the last white space
+// character is left out: if it is a space, it belongs to the word. A single one is a pre-token.
+// (With single_digits a number does not count as a word: the text is cut before it.)
 static size_t space_length(const char *s, size_t n, bool single_digits) {
-    size_t i = 0, last = 0, len;
-    int class = SPACE;
-    while (i < n) {
-        class = class_at(s + i, n - i, single_digits, &len);
-        if (class != SPACE) break;
-        last = i;
-        i += len;
-    }
+    size_t len, i = run_end(s, 0, n, single_digits, SPACE), last = i - 1;
+    while ((s[last] & 0xC0) == 0x80) last--; // to the first byte of the last character
+    int class = i < n ? class_at(s + i, n - i, single_digits, &len) : SPACE;
     bool word_follows = i < n && !(class == NUMBER && single_digits);
     return word_follows && last > 0 ? last : i;
 }
@@ -410,9 +413,8 @@ static int dict_number(Dict *d, const char *s, size_t n, bool add) {
     return *number;
 }
 
-static const char *dict_string(const Dict *d, int number, size_t *len) {
-    *len = d->key[number].len;
-    return d->bytes.s + d->key[number].at;
+static Token dict_string(const Dict *d, int number) {
+    return (Token){d->bytes.s + d->key[number].at, d->key[number].len};
 }
 
 static void dict_free(Dict *d) {
@@ -582,39 +584,36 @@ static void merge_in_word(Trainer *tr, int word, int left, int right, int made) 
 }
 
 // Appends text as it can be shown: control characters as escapes, parts of characters in hex.
-static void append_visible(Text *out, const char *s, size_t n) {
-    for (size_t i = 0, len; i < n; i += len) {
+static void append_visible(Text *out, Token t) {
+    for (size_t i = 0, len; i < t.len; i += len) {
         int cp;
-        len = utf8_read(s + i, n - i, &cp);
+        len = utf8_read(t.s + i, t.len - i, &cp);
         if (cp == '\n') text_add(out, "\\n");
         else if (cp >= 0 && (cp < 32 || (cp > 126 && cp < 160))) text_printf(out, "\\u%04X", cp);
-        else if (cp >= 0) text_append(out, s + i, len);
+        else if (cp >= 0) text_append(out, t.s + i, len);
         else {
             text_add(out, "<");
-            for (size_t k = i; k < i + len; k++) text_printf(out, "%02X", (unsigned char)s[k]);
+            for (size_t k = i; k < i + len; k++) text_printf(out, "%02X", (unsigned char)t.s[k]);
             text_add(out, ">");
         }
     }
 }
 
-static void append_bracketed(Text *out, const char *s, size_t n) {
+static void append_bracketed(Text *out, Token t) {
     text_add(out, "[");
-    append_visible(out, s, n);
+    append_visible(out, t);
     text_add(out, "]");
 }
 
 // Prints a merge: its number, how often its pair occurs, the pair, the new token, and whether
 // another pair occurs as often.
 static void print_new_merge(Trainer *tr, const PairCount *p, int made) {
-    const int id[] = {pair_left(p->pair), pair_right(p->pair), made};
     const PairCount *next = best_pair(tr);
     Text line = {0};
-    for (int i = 0; i < 3; i++) {
-        size_t len;
-        const char *s = dict_string(&tr->tokens, id[i], &len);
-        if (i == 2) text_add(&line, " -> ");
-        append_bracketed(&line, s, len);
-    }
+    append_bracketed(&line, dict_string(&tr->tokens, pair_left(p->pair)));
+    append_bracketed(&line, dict_string(&tr->tokens, pair_right(p->pair)));
+    text_add(&line, " -> ");
+    append_bracketed(&line, dict_string(&tr->tokens, made));
     printf("%6d %9lld times  %s %d%s\n", made - N_ADDED - 256 + 1, (long long)p->count, line.s,
            made, next && next->count == p->count ? "  (a tie)" : "");
     free(line.s);
@@ -633,12 +632,11 @@ static uint64_t *find_merges(Trainer *tr, int vocab_size) {
         int left = pair_left(p.pair), right = pair_right(p.pair);
         heap_pop(&tr->heap);
 
-        size_t len, n_pairs = tr->n_pairs;
-        const char *s = dict_string(tokens, left, &len);
+        size_t n_pairs = tr->n_pairs;
+        Token a = dict_string(tokens, left), b = dict_string(tokens, right);
         both.len = 0;
-        text_append(&both, s, len);
-        s = dict_string(tokens, right, &len);
-        text_append(&both, s, len);
+        text_append(&both, a.s, a.len);
+        text_append(&both, b.s, b.len);
         merge[tokens->n - first] = p.pair;
         int made = dict_number(tokens, both.s, both.len, true);
         if (tr->verbose) print_new_merge(tr, &p, made);
@@ -658,11 +656,10 @@ static uint64_t *find_merges(Trainer *tr, int vocab_size) {
 
 // Appends a token in symbols, as a JSON string.
 static void write_symbols(Text *out, const Dict *tokens, int id) {
-    size_t len;
-    const char *s = dict_string(tokens, id, &len);
+    Token t = dict_string(tokens, id);
     text_add(out, "\"");
-    for (size_t i = 0; i < len; i++) {
-        const char *c = symbol[(unsigned char)s[i]];
+    for (size_t i = 0; i < t.len; i++) {
+        const char *c = symbol[(unsigned char)t.s[i]];
         if (*c == '"' || *c == '\\') text_add(out, "\\");
         text_add(out, c);
     }
@@ -740,8 +737,8 @@ static Tokenizer *trainer_finish(Trainer *tr, int vocab_size) {
 // is split into bytes, and the merges are replayed in the order in which they were learned, looking
 // up only pairs that occur in the word. That is not the same as taking the longest token that fits:
 // with MiniMind's tokenizer "actions" is a|ctions, although "action" is a token, because the merges
-// that lead to "ctions" were learned earlier. A model has seen only texts that were cut by the
-// merges, so it would be given ids in an order that it never saw.
+// that lead to "ctions" were learned earlier. A model was trained on the cuts that the merges make;
+// the longest token would give it other ids for the same text.
 //
 // The same words occur again and again; the ids of short ones are kept in a cache.
 // =================================================================================================
@@ -749,7 +746,6 @@ static Tokenizer *trainer_finish(Trainer *tr, int vocab_size) {
 enum { SHORT_WORD = 64, CACHED_WORDS = 1 << 16 };
 enum { JSON_FILE, CONFIG_FILE, TEMPLATE_FILE, N_FILES };
 
-typedef struct { const char *s; size_t len; } Token; // its bytes, as they are decoded
 enum { PASSES = 2 };
 
 struct Tokenizer {
@@ -769,8 +765,8 @@ struct Tokenizer {
     Ids added[PASSES];          // found in a text before anything else; in the last pass those that
                                 // the file marks "normalized"
     bool begins_added[PASSES][256];  // does an added token of this pass begin with this byte?
-    Dict cache;                 // short words; of word number w,
-    Ids cached, cached_at;      // cached.id[cached_at.id[w]] is how many ids it has; these follow
+    Dict cache;                 // short words that were encoded
+    Ids cached, cached_end;     // their ids, one word after the other; where those of a word end
 };
 
 // ---- one word -----------------------------------------------------------------------------------
@@ -800,10 +796,8 @@ static size_t merge_short(const Tokenizer *t, int *id, size_t n, OnMerge *on_mer
 
         id[best] = t->merged.id[lowest];
         n--;
-        for (size_t i = best + 1; i < n; i++) {
-            id[i] = id[i + 1];
-            rank[i - 1] = rank[i];
-        }
+        memmove(id + best + 1, id + best + 2, (n - best - 1) * sizeof *id);
+        memmove(rank + best, rank + best + 1, (n - best - 1) * sizeof *rank);
         if (best > 0) rank[best - 1] = merge_rank(t, id[best - 1], id[best]);
         if (best + 1 < n) rank[best] = merge_rank(t, id[best], id[best + 1]);
         if (on_merge) on_merge(t, id, n, best, lowest);
@@ -853,9 +847,8 @@ static void encode_word(Tokenizer *t, const char *s, size_t n, Ids *out) {
     int *id = out->id + out->n, known = t->cache.n;
     int word = n <= SHORT_WORD ? dict_number(&t->cache, s, n, true) : known;
     if (word < known) {
-        const int *cached = t->cached.id + t->cached_at.id[word];
-        for (int i = 0; i < cached[0]; i++) id[i] = cached[1 + i];
-        out->n += (size_t)cached[0];
+        int from = word > 0 ? t->cached_end.id[word - 1] : 0;
+        for (int i = from; i < t->cached_end.id[word]; i++) out->id[out->n++] = t->cached.id[i];
         return;
     }
 
@@ -863,12 +856,11 @@ static void encode_word(Tokenizer *t, const char *s, size_t n, Ids *out) {
     size_t n_ids = n <= SHORT_WORD ? merge_short(t, id, n, NULL) : merge_long(t, id, n);
     out->n += n_ids;
     if (n > SHORT_WORD) return;
-    ids_push(&t->cached_at, (int)t->cached.n);
-    ids_push(&t->cached, (int)n_ids);
     for (size_t i = 0; i < n_ids; i++) ids_push(&t->cached, id[i]);
+    ids_push(&t->cached_end, (int)t->cached.n);
     if (t->cache.n == CACHED_WORDS) { // full: forget everything; frequent words are soon back
         dict_free(&t->cache);
-        t->cached.n = t->cached_at.n = 0;
+        t->cached.n = t->cached_end.n = 0;
     }
 }
 
@@ -886,10 +878,10 @@ static int added_at(const Tokenizer *t, const char *s, size_t n, int pass, size_
     int found = -1;
     *length = 0;
     for (size_t k = 0; k < t->added[pass].n; k++) {
-        size_t len;
-        const char *spelling = dict_string(&t->spelling, t->added[pass].id[k], &len);
-        if (len <= *length || len > n || memcmp(spelling, s, len)) continue;
-        *length = len;
+        Token spelling = dict_string(&t->spelling, t->added[pass].id[k]);
+        if (spelling.len <= *length || spelling.len > n || memcmp(spelling.s, s, spelling.len))
+            continue;
+        *length = spelling.len;
         found = t->added[pass].id[k];
     }
     return found;
@@ -899,28 +891,24 @@ static int added_at(const Tokenizer *t, const char *s, size_t n, int pass, size_
 // are text; it may be NULL. What is between the added tokens of one pass goes to the next pass.
 static void encode_pass(Tokenizer *t, const char *s, size_t from, size_t to, int pass,
                         const Ids *as_text, Ids *out) {
-    size_t i = from, len; // up to `from` the text is done
-    bool any = pass < PASSES && t->added[pass].n > 0;
-    while (any && i < to) {
-        int id = -1;
-        if (t->begins_added[pass][(unsigned char)s[i]])
-            id = added_at(t, s + i, to - i, pass, &len);
-        if (id < 0 || in_ranges(as_text, i)) {
-            i++;
-            continue;
+    size_t len;
+    if (pass == PASSES) {
+        for (; from < to; from += len) {
+            len = pretoken(s + from, to - from, t->single_digits);
+            encode_word(t, s + from, len, out);
         }
-        encode_pass(t, s, from, i, pass + 1, as_text, out);
-        ids_push(out, id);
-        from = i += len;
-    }
-    if (pass < PASSES) {
-        encode_pass(t, s, from, to, pass + 1, as_text, out);
         return;
     }
-    for (; from < to; from += len) {
-        len = pretoken(s + from, to - from, t->single_digits);
-        encode_word(t, s + from, len, out);
+    for (size_t i = from; i < to && t->added[pass].n > 0; i++) { // up to `from` the text is done
+        if (!t->begins_added[pass][(unsigned char)s[i]] || in_ranges(as_text, i)) continue;
+        int id = added_at(t, s + i, to - i, pass, &len);
+        if (id < 0) continue;
+        encode_pass(t, s, from, i, pass + 1, as_text, out);
+        ids_push(out, id);
+        from = i + len;
+        i = from - 1; // the loop adds 1
     }
+    encode_pass(t, s, from, to, pass + 1, as_text, out);
 }
 
 // Appends the ids of a text. Without `special`, added tokens in it are text like any other. The
@@ -1142,8 +1130,6 @@ static Json *json_parse(const char *text, size_t len, const char **error, size_t
     return NULL;
 }
 
-static void json_free(Json *root) { free(root); }
-
 // The same for the text of a file; exits if it is not JSON.
 static Json *json_parse_file(const char *path, const char *text, size_t len) {
     const char *error;
@@ -1165,6 +1151,11 @@ static Json *json_get(const Json *object, const char *key) {
 static const char *json_text(const Json *object, const char *key) {
     const Json *j = json_get(object, key);
     return j && j->type == JSON_STRING ? j->s : NULL;
+}
+
+static bool json_is_true(const Json *object, const char *key) {
+    const Json *j = json_get(object, key);
+    return j && j->type == JSON_TRUE;
 }
 
 // Appends a string in quotes. What is not UTF-8 becomes U+FFFD: JSON cannot express it.
@@ -1244,7 +1235,7 @@ static bool next_file(const char **list, char path[FILENAME_MAX]) {
 }
 
 static void reader_close(Reader *r) {
-    json_free(r->json);
+    free(r->json);
     free(r->line);
     if (r->file && r->file != stdin) fclose(r->file);
 }
@@ -1311,7 +1302,7 @@ static bool reader_next(Reader *r) {
         if (r->kind != JSONL || blank == r->len) continue;
 
         const char *error;
-        json_free(r->json);
+        free(r->json);
         r->json = json_parse(r->line, r->len, &error, &at);
         if (!r->json) die("%s:%zu: not JSON: %s at byte %zu", r->path, r->number, error, at);
         if (r->json->type != JSON_OBJECT) die("%s:%zu: not a JSON object", r->path, r->number);
@@ -1566,8 +1557,7 @@ static void load_added(Tokenizer *t, const char *file, const Json *added) {
         require(file, j, "lstrip", "false null");
         require(file, j, "rstrip", "false null");
         require(file, j, "normalized", "false null true");
-        const Json *normalized = json_get(j, "normalized");
-        int pass = normalized && normalized->type == JSON_TRUE;
+        int pass = json_is_true(j, "normalized");
         t->begins_added[pass][(unsigned char)*json_text(j, "content")] = true;
         ids_push(&t->added[pass], (int)json_get(j, "id")->number);
     }
@@ -1586,19 +1576,19 @@ static void load_bytes(Tokenizer *t, const char *file) {
     char *out = t->bytes = xcalloc(t->spelling.bytes.len, 1);
     t->token = xcalloc((size_t)t->vocab_size + 1, sizeof *t->token);
     for (int id = 0; id < t->vocab_size; id++) {
-        size_t n, len, n_bytes = 0;
-        const char *s = dict_string(&t->spelling, id, &n);
+        size_t len, n_bytes = 0;
+        Token name = dict_string(&t->spelling, id);
         bool symbols = true;
-        for (size_t i = 0; i < n && symbols; i += len) {
+        for (size_t i = 0; i < name.len && symbols; i += len) {
             int cp;
-            len = utf8_read(s + i, n - i, &cp);
+            len = utf8_read(name.s + i, name.len - i, &cp);
             symbols = cp >= 0 && cp < N_SYMBOLS && byte_of[cp] >= 0;
             if (symbols) out[n_bytes++] = (char)byte_of[cp];
         }
         if (!symbols && !is_added(t, id))
-            die("%s: token %d, \"%.*s\", is not in byte symbols", file, id, (int)n, s);
-        if (!symbols) memcpy(out, s, n);
-        t->token[id] = (Token){out, symbols ? n_bytes : n};
+            die("%s: token %d, \"%.*s\", is not in byte symbols", file, id, (int)name.len, name.s);
+        if (!symbols) memcpy(out, name.s, name.len);
+        t->token[id] = (Token){out, symbols ? n_bytes : name.len};
         out += t->token[id].len;
     }
     for (int b = 0; b < 256; b++) {
@@ -1672,7 +1662,7 @@ static void load_config(Tokenizer *t, const char *path) {
         json_write_string(text, chat_template, strlen(chat_template));
         text_add(text, "\n}\n");
     }
-    json_free(config);
+    free(config);
 }
 
 // Says on stderr what a model trained with this tokenizer would do unexpectedly.
@@ -1705,7 +1695,7 @@ static Tokenizer *tokenizer_parse(const char *path, Text json, const char *confi
     load_bytes(t, path);
     load_merges(t, path, load_list(path, root, "model.merges", JSON_ARRAY));
     load_config(t, config_path);
-    json_free(root);
+    free(root);
     t->fingerprint = hash_bytes(HASH_START, t->file[0].s, t->file[0].len);
     t->fingerprint = hash_bytes(t->fingerprint, t->file[1].s, t->file[1].len);
     return t;
@@ -1738,7 +1728,7 @@ static void tokenizer_save(const Tokenizer *t, const char *folder) {
 
 static void tokenizer_free(Tokenizer *t) {
     void *owned[] = {t->token, t->bytes, t->rank.slot, t->merged.id, t->added[0].id, t->added[1].id,
-                     t->cached.id, t->cached_at.id, t->file[0].s, t->file[1].s, t->file[2].s, t};
+                     t->cached.id, t->cached_end.id, t->file[0].s, t->file[1].s, t->file[2].s, t};
     dict_free(&t->spelling);
     dict_free(&t->cache);
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
@@ -1750,19 +1740,17 @@ static void tokenizer_free(Tokenizer *t) {
 // A conversation becomes one text by the template that MiniMind's models are trained with:
 //
 //     <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\nHi<|im_end|>\n
-//                                                           [trained                       ]
+//                                                           [trained                            ]
 //
 // Between <think> and </think> is the assistant's reasoning, if there is any. The renderer notes
 // three things:
 //
-//   - What a model shall learn to say: in every turn of the assistant all that follows the line
-//     with its name, up to and with the <|im_end|> that closes it. The empty think block is trained
-//     too: a model whose turn was opened with "<think>\n" alone learns from it to close the block
-//     at once where there is nothing to think about.
+//   - What is trained: in each turn of the assistant everything after the line with its name, and
+//     the <|im_end|>. An empty think block is trained too, so that a model whose turn was opened
+//     with "<think>\n" learns to close it at once where no reasoning is needed.
 //   - Where an answer begins: after an empty think block, or after "<think>\n" if there are
-//     thoughts. Prompts end there. A row is cut there too, because the two sides of a cut are
-//     encoded apart: a token that joins "\n\n" must not occur in training where it cannot occur in
-//     use.
+//     thoughts. In use, prompt and answer are encoded separately, so no token crosses this place.
+//     A text for training is therefore cut there before it is encoded.
 //   - Which of the text comes from messages. What a person types stays text: "<|im_end|>" in it
 //     does not end a turn. In data files it does, as in Hugging Face's library, because published
 //     data spells special tokens.
@@ -1828,7 +1816,7 @@ static void render_calls(Chat *c, const Json *calls, bool answered) {
         else if (arguments) json_write(&c->text, arguments);
         chat_add(c, "}\n</tool_call>");
     }
-    json_free(parsed);
+    free(parsed);
 }
 
 static const char *last_in(const char *s, const char *end, const char *what) {
@@ -1970,7 +1958,7 @@ static void chat_render(Chat *c, const Json *record, const Json *messages, bool 
     bool system = role_is(m, "system");
     if (tool) render_tools(c, tool, system ? m : NULL);
     if (tool && system) m = m->next;
-    json_free(parsed);
+    free(parsed);
 
     for (; m && !c->error; m = m->next) {
         bool known = role_is(m, "system") || role_is(m, "user") || role_is(m, "tool");
@@ -2318,11 +2306,6 @@ static const Json *messages_of(const Json *record) {
     return list ? list : json_get(record, "conversations");
 }
 
-static bool json_is_true(const Json *record, const char *key) {
-    const Json *j = json_get(record, key);
-    return j && j->type == JSON_TRUE;
-}
-
 // Appends a record's conversation as the template renders it, as a JSON string.
 static void render_record(Tokenizer *t, const Options *o, const Reader *r, Text *out) {
     (void)t;
@@ -2376,16 +2359,12 @@ static bool use_color(const Options *o) {
     return isatty(STDOUT_FILENO) && !(no_color && *no_color);
 }
 
-static void append_token(const Tokenizer *t, int id, Text *out) {
-    append_visible(out, t->token[id].s, t->token[id].len);
-}
-
 // Prints tokens in changing colours, or with bars between them: their text, or their ids.
 static void print_tokens(const Tokenizer *t, const Ids *ids, bool color, bool as_ids) {
     for (size_t i = 0; i < ids->n; i++) {
         Text piece = {0};
         if (as_ids) text_printf(&piece, "%d", ids->id[i]);
-        else append_token(t, ids->id[i], &piece);
+        else append_visible(&piece, t->token[ids->id[i]]);
         if (color) printf("\x1B[30;4%zum%s\x1B[0m%s", 1 + i % 6, piece.s, as_ids ? " " : "");
         else printf("%s%s", i ? "|" : "", piece.s);
         free(piece.s);
@@ -2401,9 +2380,8 @@ static void print_merge(const Tokenizer *t, const int *id, size_t n, size_t at, 
     if (from > 0) text_add(&line, "...|");
     for (size_t i = from; i < n && i < to; i++) {
         if (i > from) text_add(&line, "|");
-        if (i == at) text_add(&line, "[");
-        append_token(t, id[i], &line);
-        if (i == at) text_add(&line, "]");
+        if (i == at) append_bracketed(&line, t->token[id[i]]);
+        else append_visible(&line, t->token[id[i]]);
     }
     printf("    merge %5u makes %5d   %s%s\n", rank + 1, id[at], line.s, to < n ? "|..." : "");
     free(line.s);
@@ -2414,7 +2392,7 @@ static void print_word(Tokenizer *t, const char *s, size_t n) {
     enum { SHOWN = 24 };
     int id[SHORT_WORD];
     Text word = {0};
-    append_visible(&word, s, n);
+    append_visible(&word, (Token){s, n});
     printf("\n\"%s\":", word.s);
     free(word.s);
     for (size_t i = 0; i < n && i < SHOWN; i++) printf(" %02X", (unsigned char)s[i]);
@@ -2427,34 +2405,30 @@ static void print_word(Tokenizer *t, const char *s, size_t n) {
     merge_short(t, id, n, print_merge);
 }
 
-// The added token at s, of any pass, and its length; or -1.
-static int any_added_at(const Tokenizer *t, const char *s, size_t n, size_t *len) {
-    int id = added_at(t, s, n, 0, len);
-    return id >= 0 ? id : added_at(t, s, n, 1, len);
-}
-
 static void cmd_show(const Options *o) {
     if (o->n_args != 1 || !*o->arg[0]) die("show needs one TEXT, in quotes if it has spaces");
     Tokenizer *t = open_tokenizer(o);
     const char *s = o->arg[0];
-    size_t n = strlen(s), i = 0;
+    size_t n = strlen(s), shown = 0;
     Ids ids = {0};
     tokenizer_encode(t, s, n, o->special, &ids);
     print_tokens(t, &ids, use_color(o), false);
     print_tokens(t, &ids, use_color(o), true);
     printf("%zu bytes / %zu tokens = %.2f bytes per token\n", n, ids.n, (double)n / (double)ids.n);
 
-    while (i < n) {
-        size_t len = 0, end = i + 1;
-        int id = o->special ? any_added_at(t, s + i, n - i, &len) : -1;
-        if (id >= 0) printf("\n\"%.*s\": an added token, id %d\n", (int)len, s + i, id);
-        i += len;
-        if (id >= 0) continue;
-        while (end < n && !(o->special && any_added_at(t, s + end, n - end, &len) >= 0)) end++;
-        for (; i < end; i += len) {
-            len = pretoken(s + i, end - i, t->single_digits);
-            print_word(t, s + i, len);
+    for (size_t i = 0, len; i <= n; i++) { // the words before an added token or the end, then it
+        int id = -1;
+        for (int pass = 0; o->special && id < 0 && pass < PASSES; pass++)
+            id = added_at(t, s + i, n - i, pass, &len);
+        if (id < 0 && i < n) continue;
+        for (size_t word; shown < i; shown += word) {
+            word = pretoken(s + shown, i - shown, t->single_digits);
+            print_word(t, s + shown, word);
         }
+        if (id < 0) break;
+        printf("\n\"%.*s\": an added token, id %d\n", (int)len, s + i, id);
+        shown = i + len;
+        i = shown - 1; // the loop adds 1
     }
     free(ids.id);
     tokenizer_free(t);
@@ -2463,7 +2437,7 @@ static void cmd_show(const Options *o) {
 // Appends what a token says, filled up to 24 columns; a Chinese character takes two of them.
 static void append_column(const Tokenizer *t, int id, Text *out) {
     size_t i = out->len, width = 0, len;
-    append_token(t, id, out);
+    append_visible(out, t->token[id]);
     for (int cp; i < out->len; i += len) {
         len = utf8_read(out->s + i, out->len - i, &cp);
         width += cp < 0x1100 ? 1 : 2;
@@ -2502,7 +2476,7 @@ static void show_record(Tokenizer *t, const Options *o, const Reader *r, Text *o
         text_printf(out, "%-8d ", id);
         append_column(t, id, out);
         text_printf(out, "%-6d ", trained);
-        if (trained) append_token(t, target, out);
+        if (trained) append_visible(out, t->token[target]);
         text_add(out, trained ? "\n" : "-\n");
     }
     free(ids.id);
@@ -2521,16 +2495,13 @@ static void cmd_vocab(const Options *o) {
         if (slot.key) made_of[t->merged.id[slot.value]] = slot.key;
     }
     for (int id = 0; id < t->vocab_size; id++) {
-        const Token *token = &t->token[id];
         Text line = {0};
         if (made_of[id]) {
-            const Token *left = &t->token[pair_left(made_of[id])];
-            const Token *right = &t->token[pair_right(made_of[id])];
-            append_bracketed(&line, left->s, left->len);
-            append_bracketed(&line, right->s, right->len);
+            append_bracketed(&line, t->token[pair_left(made_of[id])]);
+            append_bracketed(&line, t->token[pair_right(made_of[id])]);
             text_add(&line, " -> ");
         }
-        append_bracketed(&line, token->s, token->len);
+        append_bracketed(&line, t->token[id]);
         printf("%s %d\n", line.s, id);
         free(line.s);
     }

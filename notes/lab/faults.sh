@@ -439,9 +439,10 @@ fault tokenizer tokenizer.c "the word cache lacks the last id" \
     'for (size_t i = 0; i < n_ids; i++) ids_push(&t->cached, id[i]);' \
     'for (size_t i = 0; i < n_ids; i++) ids_push(&t->cached, id[i ? i - 1 : 0]);'
 fault tokenizer tokenizer.c "a full word cache is not emptied whole" \
-    't->cached.n = t->cached_at.n = 0;' 't->cached.n = 0;'
-fault tokenizer tokenizer.c "the shortest added token wins" 'if (len <= *length || len > n' \
-    'if ((*length && len >= *length) || len > n'
+    't->cached.n = t->cached_end.n = 0;' 't->cached.n = 0;'
+fault tokenizer tokenizer.c "the shortest added token wins" \
+    'if (spelling.len <= *length || spelling.len > n' \
+    'if ((*length && spelling.len >= *length) || spelling.len > n'
 fault tokenizer tokenizer.c "special tokens are not found" 'special ? 0 : PASSES, NULL, out);' \
     'PASSES, NULL, out);'
 fault tokenizer tokenizer.c "half a character is shown at once" 'if (cp == CUT_SHORT) break;' ''
