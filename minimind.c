@@ -1746,7 +1746,8 @@ static const Ops plain = {
 //
 // Training reads token ids, not text. A list of files is tokenised once, into out/cache/HASH.ids,
 // where HASH is computed from the data, the tokenizer and the settings of the rows: if one of them
-// changes, a new file is made. The file is mapped into memory, so that data larger than the memory
+// changes, a new file is made. (A change of this program is not noticed: raise CACHE_VERSION, or
+// delete out/cache.) The file is mapped into memory, so that data larger than the memory
 // works too. Beside it, HASH.ids.documents says where each document is.
 //
 //     pretrain   {"text"}, or plain text:  <|im_start|> text <|im_end|>  one after the other, cut
@@ -1768,7 +1769,7 @@ enum Unit { WINDOW, DOCUMENT = 1, PAIR = 2 };
 
 typedef struct {
     size_t from, to; // its ids
-    double bytes;    // of its text; for a conversation, of its trained tokens
+    double bytes;    // of its text; for a conversation, of its trained tokens, as they are spelled
     double floor;    // -log2 p of its text, if the data gives it ("bits"); else NAN
 } Document;
 

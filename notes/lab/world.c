@@ -23,7 +23,7 @@
 // stored with its -log2 p as "bits". `minimind eval` adds them up and prints bits per byte as the
 // floor; what a model needs beyond the floor is what it has not learned. An example:
 //
-//     {"text": "Add 342+71:\n2+1=3\n4+7=11\n3+0+1=4\n=413", "bits": 24.7995}
+//     {"text": "Add 342+71:\n2+1=3\n4+7=11\n3+0+1=4\n=413", "bits": 24.7975}
 //
 //     a sum: 2 of 10 topics     log2(10 / 2)                 2.3219
 //     in English, not Chinese   log2(2)                      1
