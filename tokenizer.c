@@ -68,7 +68,7 @@ static const char *unfinished;            // a temporary file, removed if the pr
 __attribute__((format(printf, 1, 2))) static _Noreturn void die(const char *fmt, ...) {
     va_list args;
     va_start(args, fmt);
-    fflush(stdout); // results so far come before the reason why there are no more
+    fflush(stdout); // print pending results first
     fprintf(stderr, "%s: ", program);
     vfprintf(stderr, fmt, args);
     fputc('\n', stderr);
@@ -226,7 +226,7 @@ static unsigned char char_class[0x110000];
 // GPT-2's bytes_to_unicode: every byte has a printable symbol, so that a vocabulary can be written
 // as text. It is the byte's Latin-1 character if that is printable, else one from U+0100 on: "Ġ"
 // for the space, "Ċ" for the newline. A Chinese character, three bytes, becomes three such symbols.
-enum { N_SYMBOLS = 256 + 68 };
+enum { N_SYMBOLS = 256 + 68 }; // 68 bytes are not printable in Latin-1: U+0100 to U+0143
 static char symbol[256][3];    // byte -> its symbol in UTF-8
 static int byte_of[N_SYMBOLS]; // code point of a symbol -> its byte; -1: it is no symbol
 
@@ -425,7 +425,7 @@ static void dict_free(Dict *d) {
 }
 
 // A binary heap: item[0] is the one with the smallest (first, second). It is a tree in an array:
-// below item i are the items 2i + 1 and 2i + 2, and no item comes after one below it. A new item
+// below item i are the items 2i + 1 and 2i + 2, and no item is larger than one below it. A new item
 // rises from the end, and the last item sinks from the top, along one path of the tree, in log n
 // steps.
 typedef struct { uint64_t first, second; } HeapItem;
@@ -815,8 +815,9 @@ static void push_merge(const Tokenizer *t, Heap *heap, const Link *link, size_t 
 }
 
 // The same for words of any length, as a linked list. Searching for the best pair each time would
-// take n * n steps; a heap finds it in log n. It, too, is cleaned only when items come out: a pair
-// is gone if nothing follows at its place, or if what follows has another rank.
+// take n * n steps; a heap finds it in log n. A heap item is stale if its left token was merged
+// away (id -1), if nothing follows it, or if the pair there now has another rank. A rank belongs
+// to one pair only, so an equal rank means that the pair is unchanged.
 static size_t merge_long(const Tokenizer *t, int *id, size_t n) {
     Heap heap = {0};
     Link *link = xrealloc(NULL, n, sizeof *link);
@@ -1450,7 +1451,7 @@ static const Json *json_at(const Json *j, const char *path) {
 
 // What each setting may be. Pre-tokenizer: ByteLevel with GPT-2's pattern, or Digits before it.
 #define STEPS "pre_tokenizer.pretokenizers"
-enum { ALONE = 1, AFTER_DIGITS, EITHER };
+enum { ALONE = 1, AFTER_DIGITS = 2, EITHER = ALONE | AFTER_DIGITS }; // bits
 static const struct { int where; const char *path, *allowed; } settings[] = {
     {EITHER, "normalizer", "null"},
     {EITHER, "truncation", "null"},
@@ -1508,7 +1509,7 @@ static void load_settings(Tokenizer *t, const char *file, const Json *root) {
 
 // ---- tokens and merges --------------------------------------------------------------------------
 
-// The first element of the list or object at `path`; exits if it is missing.
+// The first element of the list or object at `path`; NULL if it is empty. Exits if there is none.
 static const Json *load_list(const char *file, const Json *root, const char *path, int type) {
     const Json *j = json_at(root, path);
     if (!j || (int)j->type != type) die("%s: \"%s\" is missing or of the wrong type", file, path);
@@ -1550,7 +1551,7 @@ static void load_vocab(Tokenizer *t, const char *file, const Json *vocab, const 
     free(name);
 }
 
-// Added tokens are found in a text as they are written in the file.
+// Enters the added tokens, which encode_pass() finds in a text as they are spelled.
 static void load_added(Tokenizer *t, const char *file, const Json *added) {
     for (const Json *j = added; j; j = j->next) {
         require(file, j, "single_word", "false null");
@@ -1758,8 +1759,8 @@ static void tokenizer_free(Tokenizer *t) {
 
 typedef struct {
     Text text;
-    Ids cut;           // three offsets for each turn of the assistant: of what is trained, of the
-                       // answer, and of the end of both
+    Ids cut;           // three offsets for each turn of the assistant: where training begins, where
+                       // the answer begins, where training ends
     Ids said;          // from, to, from, to, ...: what comes from messages
     const char *error; // what is wrong with the conversation, or NULL
 } Chat;
@@ -1938,8 +1939,8 @@ static bool holds_nul(const Json *j) {
     return found;
 }
 
-// Renders a list of messages. The record may have tools, or, as in MiniMind's data, a system
-// message. With `prompt` the assistant's turn is opened at the end, with `think` in the middle of
+// Renders a list of messages. Tools are in the record or, in MiniMind's data, in a system message.
+// With `prompt` the assistant's turn is opened at the end, with `think` in the middle of
 // its thoughts. If something is wrong, c->error says what.
 static void chat_render(Chat *c, const Json *record, const Json *messages, bool prompt,
                         bool think) {
@@ -1983,7 +1984,8 @@ static const char *encode_chat(Tokenizer *tok, const Json *record, const Json *m
     Chat c = {.error = NULL};
     chat_render(&c, record, messages, prompt, think);
     chat_cut(&c); // the end
-    // The cuts divide the text into pieces 0, 1, 2, ...; of each three, the first is not trained.
+    // The cuts divide the text into pieces. Piece 3k is not trained; 3k + 1, from <think> to where
+    // the answer begins, and 3k + 2, the answer with its <|im_end|>, are.
     for (size_t i = 0, from = 0; i < c.cut.n && !c.error; i++) {
         size_t to = (size_t)c.cut.id[i], first = out->n;
         encode_pass(tok, c.text.s, from, to, 0, special ? NULL : &c.said, out);
@@ -2569,7 +2571,7 @@ static void print_count(const char *name, const Count *c) {
     printf("\n");
 }
 
-// Bytes per token: the more, the shorter is a text for the model. A tokenizer that has seen little
+// More bytes per token mean fewer tokens for the same text. A tokenizer that has seen little
 // Chinese cuts a Chinese character, three bytes, into two or three tokens; an English word is often
 // one token. Special tokens are not looked for. A word counts for the script of its first letter.
 static void cmd_stats(const Options *o) {
